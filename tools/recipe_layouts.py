@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meshwise.launch.python.built import Built, Open
-from meshwise.launch.python.functions import Followed, Module
+from meshwise.launch.python.functions import Followed
+from meshwise.launch.python.modules import SourceModule
 from meshwise.launch.python.recipe_settings import recipe_settings
 from meshwise.launch.table import target
 
@@ -39,9 +40,9 @@ class Source:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._read: dict[str, Module | None] = {}
+        self._read: dict[str, SourceModule | None] = {}
 
-    def module(self, name: str) -> Module | None:
+    def module(self, name: str) -> SourceModule | None:
         if name not in self._read:
             self._read[name] = None
             path = self.root.joinpath(*name.split("."))
@@ -50,7 +51,7 @@ class Source:
                 (path / "__init__.py", name),
             ):
                 if file.is_file():
-                    self._read[name] = Module(ast.parse(file.read_text(encoding="utf-8")), package)
+                    self._read[name] = SourceModule(ast.parse(file.read_text(encoding="utf-8")), package)
                     break
         return self._read[name]
 
@@ -60,7 +61,7 @@ class Source:
         return [".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts]
 
 
-def bridge(source: Source) -> Iterator[tuple[str, Module, str]]:
+def bridge(source: Source) -> Iterator[tuple[str, SourceModule, str]]:
     """Every name of a recipe that a command may give: functions, and the aliases of older releases."""
     for folder in ("megatron/bridge/recipes", "megatron/bridge/perf_recipes"):
         for name in source.names(folder):
@@ -72,7 +73,7 @@ def bridge(source: Source) -> Iterator[tuple[str, Module, str]]:
                     yield function, module, function
 
 
-def torchtitan(source: Source) -> Iterator[tuple[str, Module, str]]:
+def torchtitan(source: Source) -> Iterator[tuple[str, SourceModule, str]]:
     for name in source.names("torchtitan", "config_registry.py"):
         module = source.module(name)
         short = name.removesuffix(".config_registry")
@@ -83,7 +84,7 @@ def torchtitan(source: Source) -> Iterator[tuple[str, Module, str]]:
                 yield f"{short}:{function}", module, function
 
 
-def nemo(source: Source) -> Iterator[tuple[str, Module, str]]:
+def nemo(source: Source) -> Iterator[tuple[str, SourceModule, str]]:
     for name in source.names("nemo/collections/llm/recipes"):
         module = source.module(name)
         for function in ("pretrain_recipe", "finetune_recipe"):

@@ -246,7 +246,7 @@ def _model_of(parsed: Parsed) -> Model:
     known = known_model(name) if name else None
     if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
         return load_model(name, "model")
-    built = model_of_flags(dict(parsed.shape), parsed.job.tp) if not name else None
+    built = model_of_flags(parsed.shape, parsed.job.tp) if not name else None
     if built is not None:
         return built
     if known is None:

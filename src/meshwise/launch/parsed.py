@@ -36,7 +36,7 @@ class Parsed(NamedTuple):
     sizes: tuple[tuple[str, int], ...] = ()
     assumed: tuple[str, ...] = ()
     nodes: int | None = None
-    shape: tuple[tuple[str, Any], ...] = ()  # what its flags say of the model
+    shape: tuple[tuple[str, object], ...] = ()  # what its flags say of the model
 
 
 class Asked(NamedTuple):

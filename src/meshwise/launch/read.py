@@ -219,8 +219,7 @@ def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch)
     if path is None:
         return own
     if chosen.file == "toml" and not path.endswith(".toml"):
-        words.unread.append(path)
-        return own
+        return own | {"config": path}  # the name of a function
     option = chosen.flags["config"].spellings[0]
     text = config_files.opened(path, option, script.files)
     mapping = config_files.sections if chosen.file == "toml" else yaml_text.mapping

@@ -9,13 +9,12 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.python.built import Open
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.table import Target
 from meshwise.launch.targets import TARGETS_FOLDER
 
 
-class Recipe(NamedTuple):
+class NamedRecipe(NamedTuple):
     """``open``: settings whose values the recipe's text does not hold."""
 
     name: str
@@ -42,7 +41,7 @@ def _table(name: str) -> _Table:
 _TABLES = {"megatron-bridge": ("megatron-bridge", "nemo"), "torchtitan": ("torchtitan",)}
 
 
-def find_recipe(name: str, chosen: Target) -> Recipe | None:
+def find_recipe(name: str, chosen: Target) -> NamedRecipe | None:
     """A recipe of a target by the name that commands give it; None where no table has it."""
     for table_name in _TABLES[chosen.name]:
         table = _table(table_name)
@@ -53,7 +52,7 @@ def find_recipe(name: str, chosen: Target) -> Recipe | None:
         pairs = [word.partition("=") for word in row["settings"].split()]
         settings = {k: _typed(k, v, chosen) for k, _, v in pairs if v != "?"}
         left = tuple(k for k, _, v in pairs if v == "?")
-        return Recipe(name, row["model"], settings, left, table.release)
+        return NamedRecipe(name, row["model"], settings, left, table.release)
     return None
 
 
@@ -70,11 +69,6 @@ def _typed(setting: str, text: str, chosen: Target) -> Any:
     if flag.kind == "list":
         return tuple(re.findall(r"[\w-]+", text))
     return int(text)
-
-
-def stated(settings: dict[str, Any]) -> Settings:
-    """Settings of a configuration that was followed, as a table's are; open ones left out."""
-    return {k: v for k, v in settings.items() if not isinstance(v, Open)}
 
 
 def with_recipe(own: Settings, name: str, chosen: Target) -> Settings:

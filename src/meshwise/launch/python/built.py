@@ -59,7 +59,7 @@ def item_of(whose: Any, key: Any, node: ast.expr) -> Any:
         return Open(ast.unparse(node))
 
 
-def replaced(value: Any, named: dict[str, Any]) -> Any:
+def with_fields(value: Any, named: dict[str, Any]) -> Any:
     found = copy.deepcopy(value)
     if isinstance(found, Built):
         found.fields |= named

@@ -20,11 +20,12 @@ from meshwise.launch.python.built import (
     is_open,
     item_of,
     loaded,
-    replaced,
     truth,
+    with_fields,
 )
+from meshwise.launch.python.modules import SourceModule
 
-MAX_STEPS = 200_000  # statements and expressions of one configuration
+MOST_STEPS = 200_000  # statements and expressions of one configuration
 MAX_DEPTH = 40
 _MAX_LOOP = 200
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -36,57 +37,25 @@ class _Return(Exception):
 
 
 class TooLong(Exception):
-    """More statements than :data:`MAX_STEPS`."""
+    """More statements than :data:`MOST_STEPS`."""
 
 
-class Module:
-    """A text of Python: its functions, constants and what it imports from where (package, name)."""
-
-    def __init__(self, tree: ast.Module, package: str = "") -> None:
-        self.functions: dict[str, ast.FunctionDef] = {}
-        self.constants: dict[str, ast.expr] = {}
-        self.imported: dict[str, tuple[str, str]] = {}
-        self.stars: list[str] = []  # packages all of whose names are imported
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                whole = _package(package, node.level, node.module or "")
-                for alias in node.names:
-                    if alias.name == "*":
-                        self.stars.append(whole)
-                    self.imported[alias.asname or alias.name] = (whole, alias.name)
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef):
-                self.functions[node.name] = node
-            elif isinstance(node, ast.Assign):
-                self.constants |= {
-                    t.id: node.value for t in node.targets if isinstance(t, ast.Name)
-                }
-            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                self.constants |= {node.target.id: node.value} if node.value is not None else {}
-
-
-def _package(package: str, level: int, module: str) -> str:
-    """The full name of a relative import's module."""
-    if not level:
-        return module
-    kept = package.split(".")[: -(level - 1) or None]
-    return ".".join([*kept, module]) if module else ".".join(kept)
-
-
-Found = Callable[[str], "Module | None"]  # a module by its full name
+FoundModule = Callable[[str], SourceModule | None]  # a module by its full name
 
 
 class Followed:
     """Follows functions of modules; ``unread``: what was called with a configuration and is elsewhere."""
 
-    def __init__(self, found: Found = lambda _: None) -> None:
+    def __init__(self, found: FoundModule = lambda _: None) -> None:
         self.found = found
         self.unread: list[str] = []
         self._steps = 0
         self._depth = 0
         self._unsure = 0
 
-    def home(self, module: Module, name: str, depth: int = 0) -> tuple[Module, str] | None:
+    def home(
+        self, module: SourceModule, name: str, depth: int = 0
+    ) -> tuple[SourceModule, str] | None:
         """The module that has a function or a constant of this name, through imports; None where it is
         elsewhere."""
         if name in module.functions or name in module.constants:
@@ -103,7 +72,7 @@ class Followed:
 
     def call(
         self,
-        module: Module,
+        module: SourceModule,
         name: str,
         given: Sequence[Any] = (),
         named: Mapping[str, Any] = _NOTHING,
@@ -126,7 +95,7 @@ class Followed:
 
     def _arguments(
         self,
-        module: Module,
+        module: SourceModule,
         function: ast.FunctionDef,
         given: Sequence[Any],
         named: Mapping[str, Any],
@@ -151,10 +120,10 @@ class Followed:
 
     # -- statements ------------------------------------------------------------------------------------
 
-    def _run(self, body: list[ast.stmt], local: dict[str, Any], module: Module) -> None:
+    def _run(self, body: list[ast.stmt], local: dict[str, Any], module: SourceModule) -> None:
         for node in body:
             self._steps += 1
-            if self._steps > MAX_STEPS:
+            if self._steps > MOST_STEPS:
                 raise TooLong
             if isinstance(node, ast.Return):
                 value = self.value(node.value, local, module) if node.value else None
@@ -184,7 +153,7 @@ class Followed:
             elif isinstance(node, ast.Raise):
                 return
 
-    def _branch(self, node: ast.If, local: dict[str, Any], module: Module) -> None:
+    def _branch(self, node: ast.If, local: dict[str, Any], module: SourceModule) -> None:
         known = truth(self.value(node.test, local, module))
         if known is None:
             self._perhaps(node.body, local, module)
@@ -192,14 +161,14 @@ class Followed:
         else:
             self._run(node.body if known else node.orelse, local, module)
 
-    def _perhaps(self, body: list[ast.stmt], local: dict[str, Any], module: Module) -> None:
+    def _perhaps(self, body: list[ast.stmt], local: dict[str, Any], module: SourceModule) -> None:
         self._unsure += 1
         try:
             self._run(body, local, module)
         finally:
             self._unsure -= 1
 
-    def _loop(self, node: ast.For, local: dict[str, Any], module: Module) -> None:
+    def _loop(self, node: ast.For, local: dict[str, Any], module: SourceModule) -> None:
         items = self.value(node.iter, local, module)
         if not isinstance(items, list | tuple) or len(items) > _MAX_LOOP:
             self._perhaps(node.body, local, module)
@@ -208,11 +177,13 @@ class Followed:
             self._assign(node.target, item, local, module)
             self._run(node.body, local, module)
 
-    def _assign(self, target: ast.expr, value: Any, local: dict[str, Any], module: Module) -> None:
+    def _assign(
+        self, target: ast.expr, value: Any, local: dict[str, Any], module: SourceModule
+    ) -> None:
         if isinstance(target, ast.Name):
             local[target.id] = self._sure(value, local.get(target.id, MISSING))
         elif isinstance(target, ast.Attribute):
-            whose = self.value(target.value, local, module)
+            whose = self._place(target.value, local, module)
             if isinstance(whose, Built):
                 before = whose.fields.get(target.attr, MISSING)
                 whose.fields[target.attr] = self._sure(value, before)
@@ -225,17 +196,28 @@ class Followed:
             many = value if isinstance(value, list | tuple) else ()
             for i, each in enumerate(target.elts):
                 one = many[i] if i < len(many) else Open(ast.unparse(each))
+                if isinstance(value, Built):  # of a function that is elsewhere
+                    one = Built(value.kind, [], {})
                 self._assign(each, one, local, module)
+
+    def _place(self, node: ast.expr, local: dict[str, Any], module: SourceModule) -> Any:
+        """What an attribute is set of: a part of something built elsewhere is made as it is named."""
+        found = self.value(node, local, module)
+        if isinstance(found, Open) and isinstance(node, ast.Attribute):
+            whose = self._place(node.value, local, module)
+            if isinstance(whose, Built) and node.attr not in whose.fields:
+                found = whose.fields[node.attr] = Built(node.attr, [], {})
+        return found
 
     def _sure(self, value: Any, before: Any) -> Any:
         return Open("set under a condition") if self._unsure and value != before else value
 
     # -- expressions -----------------------------------------------------------------------------------
 
-    def value(self, node: ast.expr, local: dict[str, Any], module: Module) -> Any:
+    def value(self, node: ast.expr, local: dict[str, Any], module: SourceModule) -> Any:
         """The value of an expression, open where the text does not hold it."""
         self._steps += 1
-        if self._steps > MAX_STEPS:
+        if self._steps > MOST_STEPS:
             raise TooLong
         if isinstance(node, ast.Constant):
             return node.value
@@ -276,7 +258,7 @@ class Followed:
             return "".join(map(str, parts)) if known_parts else Open(ast.unparse(node))
         return self._calculated(node, local, module)
 
-    def _name(self, name: str, local: dict[str, Any], module: Module) -> Any:
+    def _name(self, name: str, local: dict[str, Any], module: SourceModule) -> Any:
         if name in local:
             return local[name]
         there = self.home(module, name)
@@ -288,7 +270,7 @@ class Followed:
                 self._depth -= 1
         return Open(name)
 
-    def _attribute(self, node: ast.Attribute, local: dict[str, Any], module: Module) -> Any:
+    def _attribute(self, node: ast.Attribute, local: dict[str, Any], module: SourceModule) -> Any:
         whose = self.value(node.value, local, module)
         if isinstance(whose, Built):
             if node.attr not in whose.fields and isinstance(node.ctx, ast.Load):
@@ -298,7 +280,7 @@ class Followed:
             return node.attr  # torch.bfloat16
         return Open(f"{whose.text if isinstance(whose, Open) else ''}.{node.attr}")
 
-    def _calculated(self, node: ast.expr, local: dict[str, Any], module: Module) -> Any:
+    def _calculated(self, node: ast.expr, local: dict[str, Any], module: SourceModule) -> Any:
         if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
             a, b = self.value(node.left, local, module), self.value(node.right, local, module)
             return applied(BINARY[type(node.op)], a, b, node)
@@ -321,7 +303,7 @@ class Followed:
             return self._both(node, local, module)
         return Open(ast.unparse(node))
 
-    def _both(self, node: ast.BoolOp, local: dict[str, Any], module: Module) -> Any:
+    def _both(self, node: ast.BoolOp, local: dict[str, Any], module: SourceModule) -> Any:
         ends = isinstance(node.op, ast.Or)
         last: Any = None
         for each in node.values:
@@ -335,7 +317,7 @@ class Followed:
 
     # -- calls -----------------------------------------------------------------------------------------
 
-    def _called(self, node: ast.Call, local: dict[str, Any], module: Module) -> Any:
+    def _called(self, node: ast.Call, local: dict[str, Any], module: SourceModule) -> Any:
         words = [self.value(a, local, module) for a in node.args if not isinstance(a, ast.Starred)]
         named: dict[str, Any] = {}
         for keyword in node.keywords:
@@ -358,7 +340,7 @@ class Followed:
         words: list[Any],
         named: dict[str, Any],
         local: dict[str, Any],
-        module: Module,
+        module: SourceModule,
     ) -> Any:
         if name in BUILTINS and not named and not any(map(is_open, words)):
             try:
@@ -370,7 +352,7 @@ class Followed:
             return self.call(*there, words, named)
         own = module.imported.get(name, ("", name))[1]
         if own in ("replace", "deepcopy", "copy") and words:
-            return replaced(words[0], named)
+            return with_fields(words[0], named)
         if own[:1].isupper():
             return Built(own, words, named)
         if any(isinstance(w, Built) for w in words):  # it may change what it is given
@@ -383,7 +365,7 @@ class Followed:
         whose: Any,
         words: list[Any],
         named: dict[str, Any],
-        module: Module,
+        module: SourceModule,
     ) -> Any:
         name = function.attr
         if isinstance(whose, dict) and name == "get" and words and not is_open(words[0]):
@@ -404,7 +386,7 @@ class Followed:
         if dotted in ("os.getenv", "os.environ.get"):
             return words[1] if len(words) > 1 else None
         if name in ("replace", "deepcopy", "copy") and words:
-            return replaced(words[0], named)
+            return with_fields(words[0], named)
         package, own = module.imported.get(dotted.partition(".")[0], ("", ""))
         other = self.found(f"{package}.{own}") if package else None
         if other is not None and name in other.functions:

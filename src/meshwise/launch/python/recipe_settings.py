@@ -40,6 +40,9 @@ def recipe_settings(made: Built, chosen: Target) -> tuple[dict[str, Any], str]:
         if shown is not None and str(found.get(flag.name)) != "true":  # of two places that say it
             found[flag.name] = shown
     found |= _of_types(leaves)
+    optimizer = leaves.get("optimizer")
+    if isinstance(optimizer, Built) and optimizer.kind.startswith("distributed_fused_adam"):
+        found["distributed_optimizer"] = "true"  # which turns it on in both places (config.py)
     adapters = leaves.get("peft")
     if isinstance(adapters, Built):
         found["adapters"] = adapters.kind.rpartition(".")[2]

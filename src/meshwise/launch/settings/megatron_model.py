@@ -4,6 +4,7 @@ own arguments where they leave something out (megatron/training/arguments.py).""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from meshwise.errors import InputError, MeshwiseError, shorten
@@ -30,9 +31,10 @@ _OTHERS = re.compile(
 _TOKENS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 
 
-def model_of_flags(s: Settings, tp: int) -> Model | None:
+def model_of_flags(said: Iterable[tuple[str, object]], tp: int) -> Model | None:
     """The model; None where the flags give no sizes. Raises where they leave out what the target has no
     default for, or build layers that are not written here."""
+    s: Settings = dict(said)
     if not all(isinstance(s.get(name), int) and s[name] > 0 for name in _NEEDED):
         return None
     _check_known(s)
