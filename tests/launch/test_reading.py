@@ -326,7 +326,10 @@ REFUSED = {
         "accelerate launch --config_file nowhere.yaml train.py",
         "nowhere.yaml",
     ),
-    "no accelerate file at all": ("accelerate launch --num_processes 8 train.py", "no word"),
+    "no accelerate file at all": (
+        "accelerate launch --num_processes 8 train.py",
+        "`accelerate config`",
+    ),
     "a titan file that is not there": (
         "torchrun --nproc_per_node 8 -m torchtitan.train --job.config_file nowhere.toml",
         "nowhere.toml",

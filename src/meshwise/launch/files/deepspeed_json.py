@@ -116,6 +116,11 @@ def settings_of(table: dict[str, Any]) -> Settings:
     return settings
 
 
+def file_settings(text: str) -> Settings:
+    """What a configuration's text says, by the names of DeepSpeed's table."""
+    return settings_of(_table_of(text))
+
+
 _SECTIONS = ("zero_optimization", "bf16", "fp16", "tensor_parallel")  # whose keys are checked too
 
 

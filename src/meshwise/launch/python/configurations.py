@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
@@ -158,23 +159,32 @@ def written_configs(tree: ast.Module, chosen: Target) -> list[WrittenConfig]:
     value is not in the text."""
     module = SourceModule(tree)
     found: list[WrittenConfig] = []
+    for name, made in _made(module):
+        settings, model = recipe_settings(made, chosen)
+        if (LAYOUT_SETTINGS | _SIZES) & settings.keys():
+            base = made.kind if made.kind[:1].islower() else ""
+            left = tuple(k for k, v in settings.items() if isinstance(v, Open))
+            found.append(WrittenConfig(name, base, _valued(settings, chosen), model, left))
+    return found
+
+
+def _made(module: SourceModule) -> Iterator[tuple[str, Built]]:
+    """What functions without arguments return, and what names at the top of the text are."""
     for name, function in module.functions.items():
         spec = function.args
         needed = len(spec.args) - len(spec.defaults) + sum(d is None for d in spec.kw_defaults)
         if needed or name.startswith("_"):
             continue
-        follow = Followed()
         try:
-            made = follow.call(module, name)
+            made = Followed().call(module, name)
         except (TooLong, RecursionError):
             continue
         if isinstance(made, Built):
-            settings, model = recipe_settings(made, chosen)
-            if (LAYOUT_SETTINGS | _SIZES) & settings.keys():
-                base = made.kind if made.kind[:1].islower() else ""
-                left = tuple(k for k, v in settings.items() if isinstance(v, Open))
-                found.append(WrittenConfig(name, base, _valued(settings, chosen), model, left))
-    return found
+            yield name, made
+    for name, value in module.constants.items():
+        made = Followed().value(value, {}, module)
+        if isinstance(made, Built) and made.kind.endswith("Config"):
+            yield name, made
 
 
 def _valued(settings: dict[str, Any], chosen: Target) -> Settings:

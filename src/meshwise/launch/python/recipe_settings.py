@@ -133,10 +133,26 @@ def _of_types(leaves: dict[str, Any]) -> dict[str, Any]:
     if isinstance(policy, Built) and policy.kind in _CHECKPOINTING:
         found["checkpointing"] = _CHECKPOINTING[policy.kind]
     spec = leaves.get("model_spec")
-    if isinstance(spec, Built) and isinstance(spec.given.get("converters"), list):
-        kinds = [c.kind for c in spec.given["converters"] if isinstance(c, Built)]
-        found["converters"] = ",".join(k.removesuffix(".Config") for k in kinds)
+    said = leaves.get("model_converters")
+    if isinstance(spec, Built):
+        said = spec.given.get("converters", spec.fields.get("converters", said))
+    if isinstance(said, list):
+        kinds = [c.kind.removesuffix(".Config") for c in said if isinstance(c, Built)]
+        found["converters"] = ",".join(_CONVERTERS.get(k, k) for k in kinds)
     return found
+
+
+# converters as classes, by their names on a command line
+_CONVERTERS = {
+    "Float8LinearConverter": "quantize.linear.float8",
+    "MXFP8LinearConverter": "quantize.linear.mx",
+    "MXLinearConverter": "quantize.linear.mx",
+    "NVFP4LinearConverter": "quantize.linear.nvfp4",
+    "Float8GroupedMMConverter": "quantize.grouped_mm.float8",
+    "Float8GroupedExpertsConverter": "quantize.grouped_mm.float8",
+    "MXFP8GroupedMMConverter": "quantize.grouped_mm.mx",
+    "MXFP8GroupedExpertsConverter": "quantize.grouped_mm.mx",
+}
 
 
 def _model(made: Built) -> str:

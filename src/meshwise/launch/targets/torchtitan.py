@@ -181,6 +181,7 @@ _CONVERTERS = {
     "quantize.dense.float8": "fp8",
     "mx": "mxfp8",
     "quantize.linear.mx": "mxfp8",
+    "quantize.linear.nvfp4": "nvfp4",
 }
 _OF_EXPERTS = ("quantize.grouped_mm.float8", "quantize.grouped_mm.mx")
 
