@@ -336,7 +336,7 @@ REFUSED = {
     ),
     "a titan function": (
         "torchrun --nproc_per_node 8 -m torchtitan.train --module m --config f",
-        "no word of a layout",
+        "what m:f sets is not known",
     ),
     "a file of no known target": ("tensor_parallel_size: 4\n", "of which target"),
     "assignments": ("TP=8\nexport PP=4\n", "no launch command"),

@@ -41,7 +41,7 @@ _KEYS: tuple[tuple[frozenset[str], str, str], ...] = (
     ),
     (
         frozenset({"per_device_train_batch_size", "model_name_or_path"}),
-        "a trainer's arguments (transformers, TRL)",
+        "a trainer's configuration (transformers, TRL)",
         "the command that starts it (accelerate launch, deepspeed) with its configuration file",
     ),
     (frozenset({"image", "resources"}), "a Helm chart", _ENGINE),

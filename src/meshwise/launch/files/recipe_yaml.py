@@ -16,8 +16,14 @@ _MOVED = {
     "model.data.seq_length": "model.seq_length",
     "dataset.sequence_length": "model.seq_length",
     "trainer.precision": "mixed_precision",
+    "model.activations_checkpoint_granularity": "model.recompute_granularity",
+    "model.activations_checkpoint_method": "model.recompute_method",
+    "model.activations_checkpoint_num_layers": "model.recompute_num_layers",
+    "model.ub_tp_comm_overlap": "comm_overlap.tp_comm_overlap",
 }
-_SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron)\.")
+_SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron|strategy)\.")
+# NeMo 1's optimizers that shard their state over data parallelism
+_SHARDED = ("distributed_fused_adam", "mcore_distributed_optim")
 
 
 def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
@@ -28,10 +34,24 @@ def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None]
     found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
     if "mixed_precision" in found:
         found["mixed_precision"] = _precision(str(found["mixed_precision"]))
-    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes", 1))
+    found |= _of_first_release(dotted, found)
+    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes"))
     each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
     whole = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
     return found, nodes * each if whole else None
+
+
+def _of_first_release(dotted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What NeMo 1 says by switches of its model and its optimizer."""
+    more: dict[str, Any] = {}
+    if dotted.get("model.fp8") is True:
+        more["mixed_precision"] = f"{found.get('mixed_precision', 'bf16')}_with_fp8_mixed"
+    if str(dotted.get("model.optim.name")) in _SHARDED:
+        more["ddp.use_distributed_optimizer"] = True
+    narrow = str(dotted.get("model.optim.grad_sync_dtype") or "")
+    if narrow:
+        more["ddp.grad_reduce_in_fp32"] = narrow in ("fp32", "float32", "32")
+    return more
 
 
 def _precision(said: str) -> str:

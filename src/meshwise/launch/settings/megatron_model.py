@@ -16,7 +16,15 @@ from meshwise.models.shapes import Model
 
 SHAPE = (
     *("layers", "hidden", "heads", "kv_heads", "ffn", "experts_total", "vocab", "padded_vocab"),
-    *("vocab_multiple", "tokenizer", "tokenizer_model", "head_dim", "swiglu", "grouped_queries"),
+    *(
+        "vocab_multiple",
+        "tokenizer",
+        "tokenizer_model",
+        "head_dim",
+        "swiglu",
+        "glu",
+        "grouped_queries",
+    ),
     *("untied", "normalization", "no_bias", "qkv_bias", "positions", "position_kind", "rotary"),
     *("no_positions", "qk_norm", "hidden_dropout", "experts_per_token", "expert_ffn", "shared_ffn"),
     *("shared_gate", "moe_layers", "mla", "q_rank", "kv_rank", "qk_dim", "qk_rope_dim", "v_dim"),
@@ -38,7 +46,7 @@ def model_of_flags(said: Iterable[tuple[str, object]], tp: int) -> Model | None:
     if not all(isinstance(s.get(name), int) and s[name] > 0 for name in _NEEDED):
         return None
     _check_known(s)
-    gated = bool(s.get("swiglu"))
+    gated = bool(s.get("swiglu") or s.get("glu"))
     hidden, ffn = s["hidden"], s.get("ffn")
     if (
         ffn is None

@@ -82,7 +82,9 @@ def _kind(table: dict[str, Any]) -> Settings:
 
 def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """What ``distributed_type`` turns on, and all other keys by their own names."""
-    rest = leaves(table)
+    kind = str(table.get("distributed_type", "NO")).upper()
+    own = {k: v for k, v in table.items() if k != "deepspeed_config" or kind == "DEEPSPEED"}
+    rest = leaves(own)
     return _kind(table), {
         k: v for k, v in rest.items() if k not in ("fsdp_config", "distributed_type")
     }

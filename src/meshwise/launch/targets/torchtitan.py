@@ -205,6 +205,13 @@ def _converted(s: Settings) -> tuple[str | None, list[str]]:
     return (found[0] if found else None), notes
 
 
+def claims(before: list[str], after: list[str], says: set[str]) -> int:
+    """Its own script by its path, or the option that names its file."""
+    own = "/".join(before[-1].split("/")[-2:]) == "torchtitan/train.py"
+    file = any(w.partition("=")[0] == "--job.config_file" for w in after)
+    return 3 * int(own or file)
+
+
 def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
     """The configuration that the command names: a function of the text, of a file that it writes, or of
     torchtitan itself, by its module and name."""
