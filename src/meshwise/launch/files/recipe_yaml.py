@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from meshwise.errors import InputError
 from meshwise.launch.files import configuration as config_files
 
 # what NeMo says inside its model's section, and Megatron-Bridge beside it
@@ -22,6 +23,7 @@ _MOVED = {
     "model.ub_tp_comm_overlap": "comm_overlap.tp_comm_overlap",
 }
 _SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron|strategy)\.")
+_FROZEN = re.compile(r"(^|\.)freeze_(language_model|llm|lm)$")
 # NeMo 1's optimizers that shard their state over data parallelism
 _SHARDED = ("distributed_fused_adam", "mcore_distributed_optim")
 
@@ -31,6 +33,14 @@ def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None]
     dotted = {_SECTION.sub("model.", k): v for k, v in config_files.dotted(table).items()}
     if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):
         return None
+    frozen = next((k for k, v in dotted.items() if _FROZEN.search(k) and v is True), None)
+    if frozen is not None:
+        raise InputError(
+            f"{frozen}: weights that are not trained are not priced",
+            field=frozen,
+            value="true",
+            legal="a run that trains all weights",
+        )
     found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
     if "mixed_precision" in found:
         found["mixed_precision"] = _precision(str(found["mixed_precision"]))

@@ -43,7 +43,9 @@ def is_open(value: Any) -> bool:
 def truth(value: Any) -> bool | None:
     if isinstance(value, Open):
         return None
-    return True if isinstance(value, Built) else bool(value)
+    if isinstance(value, Built):  # an object of a class; what a function returns is not known
+        return True if any(part[:1].isupper() for part in value.kind.split(".")) else None
+    return bool(value)
 
 
 def hashed(value: Any) -> Any:

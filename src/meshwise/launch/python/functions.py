@@ -28,6 +28,7 @@ from meshwise.launch.python.modules import SourceModule
 MOST_STEPS = 200_000  # statements and expressions of one configuration
 MAX_DEPTH = 40
 _MAX_LOOP = 200
+_PERHAPS = "\0returned"  # what a function may return before its end
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -86,12 +87,14 @@ class Followed:
         try:
             self._run(function.body, local, module)
         except _Return as returned:
+            if local.get(_PERHAPS, returned.value) is not returned.value:
+                return Open(name)
             if isinstance(returned.value, Built) and named:
                 returned.value.given = dict(named)
             return returned.value
         finally:
             self._depth -= 1
-        return None
+        return Open(name) if _PERHAPS in local else None
 
     def _arguments(
         self,
@@ -128,7 +131,7 @@ class Followed:
             if isinstance(node, ast.Return):
                 value = self.value(node.value, local, module) if node.value else None
                 if self._unsure:  # may return here or go on: the last one is taken, marked
-                    local["\0returned"] = Open("a return under a condition")
+                    local[_PERHAPS] = value
                     continue
                 raise _Return(value)
             if isinstance(node, ast.Assign):

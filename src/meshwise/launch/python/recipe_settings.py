@@ -44,8 +44,9 @@ def recipe_settings(made: Built, chosen: Target) -> tuple[dict[str, Any], str]:
     if isinstance(optimizer, Built) and optimizer.kind.startswith("distributed_fused_adam"):
         found["distributed_optimizer"] = "true"  # which turns it on in both places (config.py)
     adapters = leaves.get("peft")
-    if isinstance(adapters, Built):
-        found["adapters"] = adapters.kind.rpartition(".")[2]
+    if isinstance(adapters, Built | Open):
+        named = adapters.kind.rpartition(".")[2] if isinstance(adapters, Built) else "peft"
+        found["adapters"] = named
     if str(found.get("precise", "false")) == "false":  # the formats are of no matter then
         found = {k: v for k, v in found.items() if k not in ("precise", "moment", "second_moment")}
     return {k: v for k, v in found.items() if v not in _OFF or k in _SAID}, _model(made)
@@ -83,9 +84,8 @@ def _plain(value: Any, setting: str) -> Any:
     if isinstance(value, list):
         if setting == "stage_layout":
             return _stages(value)
-        return (
-            ",".join(map(str, value)) if not any(isinstance(v, Open) for v in value) else Open("")
-        )
+        simple = all(isinstance(v, str | int) for v in value)
+        return ",".join(map(str, value)) if simple else Open(setting)
     return value
 
 
@@ -110,6 +110,8 @@ def _stages(value: list[Any]) -> Any:
 
 def _precision(value: Any) -> Any:
     """The name of a mixed-precision object: of its fields, or as it is written."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if not isinstance(value, Built):
         return value
     fields = value.fields
