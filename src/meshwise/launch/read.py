@@ -54,7 +54,7 @@ def parse(
     return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
 
 
-_GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
+_GROUP = re.compile(r"\{\s+(?:#[^\n]*\n\s*)*[^\s\"'}#]")  # of commands in a shell; JSON's keys are in quotes
 _PART = "a part of a manifest: copies that the rest of it asks for are not counted"
 
 
