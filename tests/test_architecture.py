@@ -108,7 +108,17 @@ def test_modules_are_short_enough_to_read(path):
 
 # Names that modules of a registry have in common.
 TARGET = (
-    *("read", "write", "defaults", "split", "with_files", "shape", "model_named", "unpriced"),
+    *(
+        "read",
+        "write",
+        "defaults",
+        "split",
+        "with_files",
+        "shape",
+        "model_named",
+        "check_command",
+        "unpriced",
+    ),
     "claims",
 )
 PROTOCOLS = {("cli", "command"), *(("launch/targets", name) for name in TARGET)}

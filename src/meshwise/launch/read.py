@@ -54,7 +54,9 @@ def parse(
     return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
 
 
-_GROUP = re.compile(r"\{\s+(?:#[^\n]*\n\s*)*[^\s\"'}#]")  # of commands in a shell; JSON's keys are in quotes
+_GROUP = re.compile(
+    r"\{\s+(?:#[^\n]*\n\s*)*[^\s\"'}#]"
+)  # of commands in a shell; JSON's keys are in quotes
 _PART = "a part of a manifest: copies that the rest of it asks for are not counted"
 
 
@@ -173,6 +175,15 @@ def _none(script: Script, text: str) -> NoLaunch:
     other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
     if other is not None:
         return other_software.refusal(other)
+    own = next((s for c in script.commands if (s := _own_script(c.words)) is not None), None)
+    if own is not None:
+        return NoLaunch(
+            f"command: {shorten(own)} is a script of its own: none of its words says a layout of a known "
+            "target",
+            field="command",
+            value=own,
+            legal="the flags or the file of a known target: " + ", ".join(target_names()),
+        )
     if wrapped is not None:
         return NoLaunch(
             f"command: what {shorten(wrapped)} starts is not in the text",
@@ -188,8 +199,21 @@ def _none(script: Script, text: str) -> NoLaunch:
     )
 
 
+_LAUNCHERS = ("torchrun", "hyperpodrun", "torch.distributed.run", "torch.distributed.launch")
+
+
+def _own_script(words: list[str]) -> str | None:
+    """The script that a launcher of processes starts."""
+    at = next((i for i, w in enumerate(words) if w.rpartition("/")[2] in _LAUNCHERS), None)
+    rest = words[at + 1 :] if at is not None else []
+    return next((w for w in rest if w.endswith(".py")), None)
+
+
 def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     chosen = launch.target
+    check = function_of(chosen, "check_command")
+    if check is not None:
+        check(launch)
     world, nodes = world_of(launch, script, asked.gpus)
     if chosen.style == "json":
         table = zero_file.command_json(launch.after, script)

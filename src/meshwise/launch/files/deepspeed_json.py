@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
@@ -181,6 +182,7 @@ def config_path(words: list[str]) -> str | None:
 
 def command_json(words: list[str], script: Script) -> str:
     """The JSON of a command of DeepSpeed, its ``auto`` sizes replaced by the trainer's flags."""
+    _own_degrees(words)
     path = config_path(words)
     if path is None:
         raise InputError(
@@ -223,6 +225,26 @@ def command_json(words: list[str], script: Script) -> str:
             raise _mismatch(f"{name}.enabled", "false", f"--{name}", "True")
         table[name] = {"enabled": True}
     return json.dumps(table)
+
+
+_DEGREE = re.compile(
+    r"--?(\w*(tensor|pipeline|model|sequence|expert|context)[-_]\w*parallel\w*|[tpe]p[-_]size)"
+)
+
+
+def _own_degrees(words: list[str]) -> None:
+    """Raise for an option of the script that gives a degree: what it makes of it is not in the text."""
+    for i, word in enumerate(words):
+        name, _, given = word.partition("=")
+        value = given or (words[i + 1] if i + 1 < len(words) else "")
+        many = whole_number(value)
+        if _DEGREE.match(name) and many not in (None, 0, 1):
+            raise InputError(
+                f"{shorten(name)} {many}: an option of the script, whose layout is not in the text",
+                field=name,
+                value=many,
+                legal="a run of DeepSpeed's own configuration, or Megatron-DeepSpeed's command",
+            )
 
 
 def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:

@@ -47,8 +47,9 @@ def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None]
     found |= _of_first_release(dotted, found)
     nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes"))
     each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
-    whole = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
-    return found, nodes * each if whole else None
+    if not isinstance(nodes, int) or not isinstance(each, int) or nodes * each <= 0:
+        return found, None
+    return found, nodes * each
 
 
 def _of_first_release(dotted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _tokens(s: Settings) -> int:
     kind = str(s.get("tokenizer") or "")
     if s.get("vocab"):
         return int(s["vocab"]) + int(kind == "NullTokenizer")  # which adds an end of documents
-    if not kind and str(s.get("script") or "").endswith("pretrain_gpt.py"):
+    if not kind and str(s.get("script") or "").endswith(("pretrain_gpt.py", "pretrain_gpt2.py")):
         kind = "GPT2BPETokenizer"  # the script's own default
     if kind in _TOKENS:
         return _TOKENS[kind]

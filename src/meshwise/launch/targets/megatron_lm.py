@@ -130,8 +130,6 @@ def read(s: Settings, world: int | None) -> Read:
         "recompute_method"
     ):  # as releases before 3.0 say it
         granularity = granularity or "full"
-    if granularity == "full" and s.get("recompute_method") == "block":
-        notes.append("--recompute-method block recomputes some layers only: priced as all of them")
     found = {
         "tp": tp,
         "pp": pp,
@@ -147,6 +145,9 @@ def read(s: Settings, world: int | None) -> Read:
         "placement": "tp-cp-pp-dp" if s.get("pp_first") else "tp-cp-dp-pp",
         **_batches(s),
     }
+    if granularity == "full" and s.get("recompute_method") == "block":
+        # of each model chunk (transformer_block.py, _checkpointed_forward)
+        found["recompute_layers"] = (s.get("recompute_layers") or 1) * found["vp"]
     if found.get("global_batch") is None and found.get("micro_batch") is not None:
         found["global_batch"] = found["micro_batch"] * dp  # arguments.py, where none is said
     if s.get("sequence_parallel") and tp == 1:
@@ -167,8 +168,13 @@ def read(s: Settings, world: int | None) -> Read:
         found["attention"] = "unfused"
     if yes(s.get("bf16")) and yes(s.get("fp16")):
         raise contradiction("--fp16", "", "contradicts --bf16", "one of the two")
-    if s.get("fp8"):
-        found["dtype"] = "fp8"
+    if s.get("fp4"):
+        found["dtype"] = "nvfp4"
+    elif s.get("fp8"):
+        recipe = str(s.get("fp8_recipe") or "delayed").lower()
+        found["dtype"] = "mxfp8" if recipe == "mxfp8" else "fp8"
+        if recipe not in ("mxfp8", "delayed", "tensorwise"):
+            notes.append(f"the FP8 recipe {recipe} is priced as one scale per tensor")
     elif yes(s.get("bf16")) or yes(s.get("fp16")):
         found["dtype"] = "bf16" if yes(s.get("bf16")) else "fp16"
     return found, notes
@@ -225,7 +231,6 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
     """Megatron-DeepSpeed's stage and precision stand in a file of DeepSpeed's, the newest settings in a
     YAML (``--yaml-cfg``). Without a degree they are 1 (arguments.py), where the rest is in the command."""
     name = launch.before[-1] if launch.before else ""
-    _check_trains(name)
     path = s.pop("yaml_cfg", None)
     if path is not None:
         table = yaml_text.mapping(opened(path, "--yaml-cfg", script.files), "--yaml-cfg")
@@ -249,7 +254,9 @@ _RUNS = re.compile(
 )
 
 
-def _check_trains(script: str) -> None:
+def check_command(launch: Launch) -> None:
+    """Raise for a script that computes without training."""
+    script = launch.before[-1] if launch.before else ""
     own = "/".join(script.split("/")[-2:])
     if script.endswith(".py") and _RUNS.search(own.removesuffix(".py")):
         raise NoLaunch(
