@@ -63,7 +63,6 @@ _DEVICES = ("GPU", "NPU", "MLU", "SDAA", "MUSA", "XPU", "HPU", "NEURON")
 _KINDS: dict[str, Settings] = {
     "FSDP": {"fsdp": True},
     **{f"MULTI_{device}": {"multi_gpu": True} for device in _DEVICES},
-    "TP": {"parallelism": "true"},
     "MEGATRON_LM": {"megatron": True},
     "DEEPSPEED": {"deepspeed": True},
     "NO": {"multi_gpu": True},
