@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
+from meshwise.launch.settings.megatron_model import ASKED_LATER
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.settings.source_flags import (
     SourceFlag,
@@ -52,34 +53,6 @@ LAYOUT_SETTINGS = frozenset(
         "deepspeed",
         "distributed_optimizer",
         "sequence_parallel",
-    ]
-)
-# sizes of the model that no layout rests on: asked for where they are needed
-_LEFT_UNSET = frozenset(
-    [
-        "vocab",
-        "padded_vocab",
-        "vocab_multiple",
-        "tokenizer",
-        "tokenizer_model",
-        "positions",
-        "position_kind",
-        "hidden_dropout",
-        "normalization",
-        "head_dim",
-        "ffn",
-        "kv_heads",
-        "experts_per_token",
-        "expert_ffn",
-        "shared_ffn",
-        "moe_layers",
-        "q_rank",
-        "kv_rank",
-        "qk_dim",
-        "qk_rope_dim",
-        "v_dim",
-        "layer_kinds",
-        "optimizer",
     ]
 )
 _KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
@@ -150,7 +123,7 @@ def read_words(words: list[str], chosen: Target) -> ReadWords:
                 while flag.kind == "list" and i < len(words) and re.match(r"[a-z]", words[i]):
                     given += f",{words[i]}"
                     i += 1
-            if unset_names(given) and flag.name in _LEFT_UNSET:
+            if unset_names(given) and flag.name in ASKED_LATER:
                 found.settings[flag.name] = given
                 continue
             if unset_names(given) and flag.name not in ("model", "config"):

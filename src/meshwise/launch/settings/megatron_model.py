@@ -30,6 +30,8 @@ SHAPE = (
     *("shared_gate", "moe_layers", "mla", "q_rank", "kv_rank", "qk_dim", "qk_rope_dim", "v_dim"),
     *("layer_kinds", "script", "checkpoint_args"),
 )
+# settings on which no layout rests: an unset variable is asked for where the model is built of them
+ASKED_LATER = frozenset(SHAPE) - {"layers", "hidden", "heads", "experts_total"} | {"optimizer"}
 _NEEDED = {"layers": "--num-layers", "hidden": "--hidden-size", "heads": "--num-attention-heads"}
 # scripts of models that are no decoder alone, by a word of their names
 _OTHERS = re.compile(
