@@ -143,6 +143,16 @@ def test_a_yaml_of_its_settings(tmp_path: Path) -> None:
         parse(f"{LAUNCH}--yaml-cfg nowhere.yaml")
 
 
+def test_a_blank_behind_a_backslash_ends_the_command() -> None:
+    text = (
+        'ARGS="--tensor-model-parallel-size 2 --bf16 \\  \n  --micro-batch-size 1 --global-batch-size 16"\n'
+        'srun bash -c "torchrun --nproc_per_node 8 pretrain_gpt.py $ARGS"\n'
+    )
+    with pytest.raises(MeshwiseError, match="does not end with a backslash"):
+        parse(text)
+    assert parse(text.replace("\\  \n", "\\\n")).job.global_batch == 16
+
+
 # -- NeMo's files --------------------------------------------------------------------------------------------
 
 NEMO = """trainer:

@@ -26,6 +26,7 @@ from meshwise.launch.parsed import (
 )
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.settings.settings import Settings
+from meshwise.launch.settings.source_flags import source_flags
 from meshwise.launch.shell.commands import Script, check_text, read_script
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
@@ -130,7 +131,7 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
-    _goes_on(script)
+    _goes_on(script, found[0].target)
     first = _read(found[0], script, text, asked)
     notes: list[str] = []
     alike = [found[0]]
@@ -151,10 +152,23 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
     return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
 
 
-def _goes_on(script: Script) -> None:
+_STARTERS = ("srun", "mpirun", "mpiexec")
+
+
+def _rest_of_launch(words: list[str], chosen: Target) -> str | None:
+    """The first flag of the target in a command that starts nothing: ``srun … --seq-length 2048``."""
+    if words[0].rpartition("/")[2] not in _STARTERS:
+        return None
+    known, source = chosen.by_spelling(), source_flags(chosen.name)
+    flags = [w for w in words if w in known or (source is not None and source.get(w) is not None)]
+    started = any(w.endswith((".py", ".sh")) or w in ("-m", "-c") for w in words)
+    return flags[0] if len(flags) > 1 and not started and len(flags[0]) > 3 else None
+
+
+def _goes_on(script: Script, chosen: Target) -> None:
     """Raise for a line of flags that no command has: the line before it does not go on."""
     for command in script.commands:
-        word = command.words[0]
+        word = _rest_of_launch(command.words, chosen) or command.words[0]
         if (
             word.startswith("--")
             and len(word) > 3
