@@ -179,6 +179,8 @@ def test_nodes_that_a_file_leaves_out_are_asked_for() -> None:
         "bf16",
         "zero1",
     )
+    named = "data: {seq_length: '${model.encoder_seq_length}'}\n  "
+    assert parse(NEMO.format(nodes="num_nodes: 4\n  ", more=named)).job.seq == 4096
     with pytest.raises(MeshwiseError, match="freeze_llm"):
         parse(NEMO.format(nodes="num_nodes: 4\n  ", more="freeze_llm: true\n  "))
 

@@ -30,7 +30,8 @@ _SHARDED = ("distributed_fused_adam", "mcore_distributed_optim")
 
 def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
     """(overrides of a recipe, GPUs); None where the file is of no such recipe."""
-    dotted = {_SECTION.sub("model.", k): v for k, v in config_files.dotted(table).items()}
+    plain = config_files.dotted(table)
+    dotted = {_SECTION.sub("model.", k): _followed(k, plain) for k in plain}
     if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):
         return None
     frozen = next((k for k, v in dotted.items() if _FROZEN.search(k) and v is True), None)
@@ -50,6 +51,19 @@ def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None]
     if not isinstance(nodes, int) or not isinstance(each, int) or nodes * each <= 0:
         return found, None
     return found, nodes * each
+
+
+_NAMED = re.compile(r"\$\{(\.?)([\w.]+)\}")
+
+
+def _followed(key: str, values: dict[str, Any], depth: int = 0) -> Any:
+    """A value, that of another key where it names one: ``${model.seq_length}``, ``${.seq_length}``."""
+    value = values[key]
+    named = _NAMED.fullmatch(value) if isinstance(value, str) else None
+    if named is None or depth > 8:
+        return value
+    other = f"{key.rpartition('.')[0]}.{named[2]}" if named[1] else named[2]
+    return _followed(other, values, depth + 1) if other in values else value
 
 
 def _of_first_release(dotted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
