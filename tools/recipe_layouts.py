@@ -51,7 +51,9 @@ class Source:
                 (path / "__init__.py", name),
             ):
                 if file.is_file():
-                    self._read[name] = SourceModule(ast.parse(file.read_text(encoding="utf-8")), package)
+                    self._read[name] = SourceModule(
+                        ast.parse(file.read_text(encoding="utf-8")), package
+                    )
                     break
         return self._read[name]
 

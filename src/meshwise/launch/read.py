@@ -168,7 +168,9 @@ def _rest_of_launch(words: list[str], chosen: Target) -> str | None:
 def _goes_on(script: Script, chosen: Target) -> None:
     """Raise for a line of flags that no command has: the line before it does not go on."""
     for command in script.commands:
-        word = _rest_of_launch(command.words, chosen) or command.words[0]
+        word = command.words[0]
+        if not launches([command], None):
+            word = _rest_of_launch(command.words, chosen) or word
         if (
             word.startswith("--")
             and len(word) > 3
