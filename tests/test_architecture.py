@@ -107,7 +107,20 @@ def test_modules_are_short_enough_to_read(path):
 
 
 # Names that modules of a registry have in common.
-TARGET = ("read", "write", "defaults", "split", "with_files", "unpriced", "claims")
+TARGET = (
+    *(
+        "read",
+        "write",
+        "defaults",
+        "split",
+        "with_files",
+        "shape",
+        "model_named",
+        "check_command",
+        "unpriced",
+    ),
+    "claims",
+)
 PROTOCOLS = {("cli", "command"), *(("launch/targets", name) for name in TARGET)}
 EXCEPTIONS = {
     "load_model": "meshwise.runtime's is public; the catalog's stands beside load_cluster and load_stack",
@@ -229,6 +242,7 @@ def test_no_package_has_the_name_of_a_public_function():
 SPELLED = {
     # flags of other software that are called as ours are
     "launch/settings/formats.py": {"--dtype"},
+    "launch/targets/megatron_bridge.py": {"--model"},
     "launch/targets/torchtitan.py": {"--model"},
     "launch/targets/megatron_lm.py": {"--sequence-parallel"},
     "launch/wrappers/slurm.py": {"--gpus", "--gpus-per-node", "--nodes"},

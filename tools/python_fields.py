@@ -17,6 +17,7 @@ class Field(NamedTuple):
     default: ast.expr | None
     init: bool
     argparse: dict[str, ast.expr]  # of ``metadata={"argparse_meta": {…}}``
+    alias: str = ""  # by which a pydantic model reads it
 
     @property
     def hidden(self) -> bool:
@@ -119,10 +120,14 @@ def field_of(node: ast.AnnAssign) -> Field:
     assert isinstance(node.target, ast.Name)
     name, value, init = node.target.id, node.value, True
     argparse: dict[str, ast.expr] = {}
+    alias = ""
     if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1].lower() == "field":
         words = {w.arg: w.value for w in value.keywords}
         init = ast.unparse(words["init"]) != "False" if "init" in words else True
         argparse = argparse_words(words.get("metadata"))
+        named = words.get("alias")
+        if isinstance(named, ast.Constant) and isinstance(named.value, str):
+            alias = named.value
         value = words.get("default") or (value.args[0] if value.args else None)
         if value is None and "default_factory" in words:
             made = words["default_factory"]
@@ -132,7 +137,7 @@ def field_of(node: ast.AnnAssign) -> Field:
     annotation = node.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         annotation = ast.parse(annotation.value, mode="eval").body
-    return Field(name, annotation, value, init, argparse)
+    return Field(name, annotation, value, init, argparse, alias)
 
 
 def argparse_words(metadata: ast.expr | None) -> dict[str, ast.expr]:

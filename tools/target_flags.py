@@ -40,6 +40,10 @@ class Source(NamedTuple):
     index: tuple[str, ...] = ()  # folders whose classes are looked up by name
     tree: str = ""  # the class whose fields are the sections of ``--section.field``
     flags: tuple[str, ...] = ()  # classes each of whose fields is a flag
+    sections: tuple[
+        tuple[str, str], ...
+    ] = ()  # of a configuration file: name and the class of its keys
+    constants: tuple[str, ...] = ()  # files whose constants of text are keys
     prefix: str = "--"
 
 
@@ -59,6 +63,35 @@ SOURCES = {
     ),
     "accelerate": Source(calls=("src/accelerate/commands/launch.py",)),
     "torchtitan": Source(index=("torchtitan",), tree="Trainer.Config"),
+    "deepspeed": Source(
+        index=("deepspeed",),
+        prefix="",
+        sections=(
+            ("zero_optimization", "DeepSpeedZeroConfig"),
+            ("bf16", "DeepSpeedBF16Config"),
+            ("fp16", "DeepSpeedFP16Config"),
+            ("tensor_parallel", "TPTrainingConfig"),
+            ("compile", "CompileConfig"),
+            ("comms_logger", "CommsLoggerConfig"),
+            ("tensorboard", "TensorBoardConfig"),
+            ("wandb", "WandbConfig"),
+            ("csv_monitor", "CSVConfig"),
+            ("comet", "CometConfig"),
+            ("hybrid_engine", "HybridEngineConfig"),
+        ),
+        constants=(
+            "deepspeed/runtime/constants.py",
+            "deepspeed/runtime/activation_checkpointing/config.py",
+            "deepspeed/runtime/swap_tensor/constants.py",
+            "deepspeed/runtime/data_pipeline/constants.py",
+            "deepspeed/compression/constants.py",
+            "deepspeed/elasticity/constants.py",
+            "deepspeed/autotuning/constants.py",
+            "deepspeed/profiling/constants.py",
+            "deepspeed/monitor/constants.py",
+            "deepspeed/nebula/constants.py",
+        ),
+    ),
     "trtllm": Source(calls=("tensorrt_llm/commands/serve.py",)),
 }
 
@@ -70,6 +103,11 @@ def rows(source: Source, folder: Path) -> list[Row]:
         found += calls(index.trees[path], index)
     if source.tree:
         found += tree_rows(source.tree, source.prefix, index, ())
+    for section, name in source.sections:
+        found.append(Row((section,), "str", "1", "", ()))
+        found += tree_rows(name, f"{source.prefix}{section}.", index, ())
+    for path in source.constants:
+        found += keys_of_constants(folder / path)
     for name in source.flags:
         found += [of_field(field, index) for field in index.fields(name)]
     return merged(found)
@@ -276,14 +314,32 @@ def tree_rows(name: str, prefix: str, index: Index, above: tuple[str, ...]) -> I
             continue
         held = [c for c in field.classes(index) if index.fields(c)]
         if held:
+            if not prefix.startswith("-"):  # a file's section may be named as a whole
+                yield Row((prefix + field.name,), "str", "1", "", ())
             for each in dict.fromkeys(held):
                 yield from tree_rows(each, f"{prefix}{field.name}.", index, (*above, name))
             continue
         kind, values, default, choices = field_kind(field, index)
         spellings: tuple[str, ...] = (prefix + field.name,)
+        if field.alias:
+            spellings = (prefix + field.alias, *spellings)
+        if values == "switch" and not prefix.startswith("-"):
+            values = "1"
         if values == "switch":  # --section.field, --section.no-field, or a value after it
             values, spellings = "?", (*spellings, f"{prefix}no-{field.name}")
         yield Row(spellings, kind, values, default, choices)
+
+
+def keys_of_constants(path: Path) -> Iterator[Row]:
+    """Keys of a configuration file that its reader has as constants (``TRAIN_BATCH_SIZE = "…"``)."""
+    if not path.is_file():
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
+            continue
+        value = node.value.value
+        if isinstance(value, str) and value.isidentifier() and value.islower():
+            yield Row((value,), "str", "1", "", ())
 
 
 def field_kind(field: Field, index: Index) -> tuple[str, str, str, tuple[str, ...]]:

@@ -249,10 +249,10 @@ def _read(
     if spec is not None:
         return spec, parsed
     asked = open_values(parsed.job, **load)
-    unknown = _model_question(parsed.job.model)
+    unknown = [] if parsed.shape and not parsed.job.model else _model_question(parsed.job.model)
     if unknown and asked:
         raise Unanswered([*unknown, *asked], parsed.job.phase, parsed.job.model)
-    spec = _model_of(parsed.job.model)
+    spec = _model_of(parsed)
     return spec, text.parse(target, gpus, True) if _is_routed(spec) else parsed
 
 
@@ -267,7 +267,7 @@ def _model_question(name: str) -> list[OpenValue]:
     if name and unset_names(name):
         return [OpenValue(f"${unset_names(name)[0]}", "the model")]
     try:
-        _model_of(name)
+        _model_named(name)
     except InputError as error:
         why = "; " + error.message.removeprefix("model: ")
         example = str(error.nearest or "llama-3.1-70b")
@@ -337,7 +337,16 @@ def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
         )
 
 
-def _model_of(name: str) -> Model:
+def _model_of(parsed: Parsed) -> Model:
+    """The model that a command names, or that its flags describe."""
+    from meshwise.launch.settings.megatron_model import model_of_flags
+
+    name = parsed.job.model
+    built = model_of_flags(parsed.shape, parsed.job.tp) if not name else None
+    return _model_named(name) if built is None else built
+
+
+def _model_named(name: str) -> Model:
     known = known_model(name) if name else None
     if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
         return load_model(name, "model")

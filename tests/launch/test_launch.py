@@ -216,7 +216,8 @@ COMMANDS = [
     ),
     (
         "torchrun --nproc-per-node 8 train.py model.tensor_model_parallel_size=4 "
-        "model.context_parallel_size=2 train.micro_batch_size=1 optimizer.lr=1e-4",
+        "model.pipeline_model_parallel_size=1 model.context_parallel_size=2 train.micro_batch_size=1 "
+        "optimizer.lr=1e-4",
         8,
         {"tp": 4, "cp": 2, "dp": 1, "micro_batch": 1},
     ),

@@ -102,7 +102,7 @@ READ = {
         "recipe.trainer.strategy.tensor_model_parallel_size = 4\n"
         "recipe.trainer.strategy.pipeline_model_parallel_size = 2\n",
         "megatron-bridge",
-        {"tp": 4, "pp": 2, "dp": 2},
+        {"tp": 4, "pp": 2, "cp": 2, "dp": 1},  # cp is the recipe's
     ),
 }
 

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, placed_error
 from meshwise.launch.account.questions import OpenValue, Unanswered
-from meshwise.launch.settings.flag_values import flag_value
-from meshwise.launch.settings.misspelt import about_parallelism, misspelt
+from meshwise.launch.settings.megatron_model import ASKED_LATER
 from meshwise.launch.settings.settings import Settings
-from meshwise.launch.settings.source_flags import (
+from meshwise.launch.shell.commands import unset_names
+from meshwise.launch.shell.expand import WHY, reasons
+from meshwise.launch.spelling.flag_values import flag_value
+from meshwise.launch.spelling.misspelt import about_parallelism, misspelt
+from meshwise.launch.spelling.source_flags import (
     SourceFlag,
     SourceFlags,
     as_default,
@@ -20,8 +23,6 @@ from meshwise.launch.settings.source_flags import (
     spellings,
     taken,
 )
-from meshwise.launch.shell.commands import unset_names
-from meshwise.launch.shell.expand import WHY, reasons
 from meshwise.launch.table import Flag, Target, function_of
 
 # settings that name a layout; without one of them a command states none
@@ -153,6 +154,9 @@ class _Reader:
         else:
             if not equals:
                 given = self._values(flag, name)
+            if unset_names(given) and flag.name in ASKED_LATER:
+                self.found.settings[flag.name] = given
+                return
             if unset_names(given) and flag.name not in ("model", "config"):
                 self._ask(given, name, start)
                 return

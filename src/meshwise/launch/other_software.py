@@ -48,6 +48,16 @@ _KEYS: tuple[tuple[frozenset[str], str, str], ...] = (
     (frozenset({"base_model", "micro_batch_size"}), "axolotl", _TRAINER),
     (frozenset({"actor_rollout_ref"}), "verl", "the actor's or the rollout's own command"),
     (frozenset({"parallelism", "tokens", "tokenizer"}), "nanotron", _TRAINER),
+    (
+        frozenset({"pipe_parallel_size", "model_parallel_size"}),
+        "GPT-NeoX",
+        "the same run as Megatron-DeepSpeed's command, with DeepSpeed's JSON",
+    ),
+    (
+        frozenset({"per_device_train_batch_size", "model_name_or_path"}),
+        "a trainer's configuration (transformers, TRL)",
+        "the command that starts it (accelerate launch, deepspeed) with its configuration file",
+    ),
     (frozenset({"image", "resources"}), "a Helm chart", _ENGINE),
 )
 

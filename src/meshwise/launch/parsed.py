@@ -45,6 +45,7 @@ class Parsed(NamedTuple):
     launcher: tuple[Origin, ...] = ()  # the words that say on how many GPUs it runs
     commands: int = 1  # that the text starts
     warnings: tuple[LaunchWarning, ...] = ()  # that the target would give, or gives too late
+    shape: tuple[tuple[str, object], ...] = ()  # what its flags say of the model
 
 
 class Asked(NamedTuple):
@@ -140,6 +141,7 @@ def from_settings(
     unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
     said += [f"{w} is not in the text: what it holds is not in the answer" for w in words.unread]
     notes = [*words.notes, *notes]
+    shape = function_of(chosen, "shape")
     parsed = job_from(chosen, fields | extra, notes, words.ignored, asked, named)
     return parsed._replace(
         unpriced=tuple(dict.fromkeys(unpriced)),
@@ -147,6 +149,7 @@ def from_settings(
         assumed=tuple(said),
         nodes=settings.get("nodes", settings.get("machines")),
         flags=tuple(words.flags),
+        shape=() if shape is None else tuple(shape(settings).items()),
     )
 
 

@@ -44,6 +44,7 @@ from meshwise.launch.shell.commands import (
     read_script,
     unset_names,
 )
+from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
@@ -82,7 +83,9 @@ def parse(
         raise in_file(error, text, name) from None
 
 
-_GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
+_GROUP = re.compile(
+    r"\{\s+(?:#[^\n]*\n\s*)*[^\s\"'}#]"
+)  # of commands in a shell; JSON's keys are in quotes
 _PART = "a part of a manifest: copies that the rest of it asks for are not counted"
 
 
@@ -169,7 +172,7 @@ def _candidates(
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
-    _goes_on(script)
+    _goes_on(script, found[0].target)
     read = [_candidate(launch, script, text, asked) for launch in found]
     groups: list[list[int]] = []
     for i, one in enumerate(read):
@@ -230,10 +233,25 @@ def _candidate(
 _NAME = "MESHWISE_POD_NAME"  # of a container or a service, which a manifest's text sets
 
 
-def _goes_on(script: Script) -> None:
+_STARTERS = ("srun", "mpirun", "mpiexec")
+
+
+def _rest_of_launch(words: list[str], chosen: Target) -> str | None:
+    """The first flag of the target in a command that starts nothing: ``srun … --seq-length 2048``."""
+    if words[0].rpartition("/")[2] not in _STARTERS:
+        return None
+    known, source = chosen.by_spelling(), source_flags(chosen.name)
+    flags = [w for w in words if w in known or (source is not None and source.get(w) is not None)]
+    started = any(w.endswith((".py", ".sh")) or w in ("-m", "-c") for w in words)
+    return flags[0] if len(flags) > 1 and not started and len(flags[0]) > 3 else None
+
+
+def _goes_on(script: Script, chosen: Target) -> None:
     """Raise for a line of flags that no command has: the line before it does not go on."""
     for command in script.commands:
         word = command.words[0]
+        if not launches([command], None):
+            word = _rest_of_launch(command.words, chosen) or word
         if (
             word.startswith("--")
             and len(word) > 3
@@ -254,6 +272,15 @@ def _none(script: Script, text: str) -> NoLaunch:
     other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
     if other is not None:
         return other_software.refusal(other)
+    own = next((s for c in script.commands if (s := _own_script(c.words)) is not None), None)
+    if own is not None:
+        return NoLaunch(
+            f"command: {shorten(own)} is a script of its own: none of its words says a layout of a known "
+            "target",
+            field="command",
+            value=own,
+            legal="the flags or the file of a known target: " + ", ".join(target_names()),
+        )
     if wrapped is not None:
         return NoLaunch(
             f"command: what {shorten(wrapped)} starts is not in the text",
@@ -269,8 +296,21 @@ def _none(script: Script, text: str) -> NoLaunch:
     )
 
 
+_LAUNCHERS = ("torchrun", "hyperpodrun", "torch.distributed.run", "torch.distributed.launch")
+
+
+def _own_script(words: list[str]) -> str | None:
+    """The script that a launcher of processes starts."""
+    at = next((i for i, w in enumerate(words) if w.rpartition("/")[2] in _LAUNCHERS), None)
+    rest = words[at + 1 :] if at is not None else []
+    return next((w for w in rest if w.endswith(".py")), None)
+
+
 def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     chosen = launch.target
+    check = function_of(chosen, "check_command")
+    if check is not None:
+        check(launch)
     world, nodes = world_of(launch, script, asked.gpus)
     if chosen.style == "json":
         table = zero_file.command_json(launch.after, script)
@@ -334,8 +374,7 @@ def _with_file(
     if path is None:
         return own
     if chosen.file == "toml" and not path.endswith(".toml"):
-        words.unread.append(path)
-        return own
+        return own | {"config": path}  # the name of a function
     option_name = chosen.flags["config"].spellings[0]
     said = next((f.origin for f in words.flags if f.setting == "config"), None)
     used = option_name if said is None else said.word.partition(" ")[0].partition("=")[0]

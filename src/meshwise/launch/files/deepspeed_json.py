@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch import other_software
+from meshwise.launch.files import yaml_text
 from meshwise.launch.files.configuration import opened
-from meshwise.launch.settings.misspelt import misspelt
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import Script, option, whole_number
-from meshwise.launch.table import read_settings, target
+from meshwise.launch.spelling.misspelt import misspelt
+from meshwise.launch.spelling.source_flags import source_flags
+from meshwise.launch.table import Target, read_settings, target
 from meshwise.strict_tables import count
 
 CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the table
@@ -21,15 +25,29 @@ def _table_of(text: str) -> dict[str, Any]:
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"command: no JSON: {shorten(str(error))}",
-            field="command",
-            value=text[:60],
-            legal="a DeepSpeed JSON",
-        ) from None
+        table = _other_text(text, error)
     if not isinstance(table, dict):
         raise InputError("command: no JSON object", field="command", legal="a DeepSpeed JSON")
     return table
+
+
+def _other_text(text: str, error: Exception) -> dict[str, Any]:
+    """JSON with comments, as YAML reads it; of other software its name is said."""
+    try:
+        table = yaml_text.mapping(text, "command")
+    except InputError:
+        table = {}
+    other = other_software.of_keys(table)
+    if other is not None:
+        raise other_software.refusal(other)
+    if table:
+        return table
+    raise InputError(
+        f"command: no JSON: {shorten(str(error))}",
+        field="command",
+        value=text[:60],
+        legal="a DeepSpeed JSON",
+    ) from None
 
 
 def _at(table: dict[str, Any], path: str) -> Any:
@@ -40,35 +58,89 @@ def _at(table: dict[str, Any], path: str) -> Any:
     return value
 
 
+def _off(value: Any) -> bool:
+    """Whether a switch or a section says nothing: absent, off, or of one rank."""
+    if isinstance(value, dict):
+        return not value or value.get("device") == "none" or value.get("enabled") is False
+    return value in (None, False, 1, -1, "none")
+
+
 def _unpriced(table: dict[str, Any]) -> list[str]:
     """What the table turns on that changes memory or time and is not priced."""
     found = []
     for path, what in target("deepspeed").price.items():
-        value = _at(table, path)
-        off = isinstance(value, dict) and value.get("device") == "none"
-        if value not in (None, False, {}, 1) and not off:
+        if not _off(_at(table, path)):
             bound = ": memory is an upper bound" if what == "memory" else ""
             found.append(f"{path} is not priced and changes {what}{bound}")
     return found
 
 
+def _as_now(table: dict[str, Any]) -> dict[str, Any]:
+    """A table in the words of today's releases: ``zero_optimization`` was a switch, and offloading one of
+    its own (runtime/zero/config.py, ``read_zero_config_deprecated`` and its deprecated fields)."""
+    zero = table.get("zero_optimization")
+    if isinstance(zero, bool):
+        return {**table, "zero_optimization": {"stage": int(zero)}}
+    if not isinstance(zero, dict):
+        return table
+    new = dict(zero)
+    for old, section in (
+        ("cpu_offload", "offload_optimizer"),
+        ("cpu_offload_params", "offload_param"),
+    ):
+        if new.pop(old, None) is True:
+            new.setdefault(section, {"device": "cpu"})
+    return {**table, "zero_optimization": new}
+
+
 def settings_of(table: dict[str, Any]) -> Settings:
     """What the table says; ``auto`` is left to the script that reads it."""
     chosen = target("deepspeed")
+    table = _as_now(table)
     settings: Settings = {}
     for name, flag in chosen.flags.items():
-        value = _at(table, flag.spellings[0])
+        value = next((v for s in flag.spellings if (v := _at(table, s)) is not None), None)
         if value is None or value == "auto":
             continue
         if flag.kind == "int":
             value = count(value, flag.spellings[0], low=0 if name == "stage" else 1)
         settings[name] = value
-    known: dict[str, Any] = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
-    known |= dict.fromkeys((key.split(".")[0] for key in (*chosen.price, CHECKPOINTING)), None)
-    for key in table:
-        if key not in known:
-            misspelt(key, known, chosen, [])
+    for path, why in chosen.holds.items():
+        if not _off(_at(table, path)):
+            raise InputError(
+                f"{path}: DeepSpeed's key is not followed: {why}",
+                field=path,
+                value=shorten(str(_at(table, path))),
+                legal="a configuration without it",
+            )
+    _foreign(table, chosen)
     return settings
+
+
+def file_settings(text: str) -> Settings:
+    """What a configuration's text says, by the names of DeepSpeed's table."""
+    return settings_of(_table_of(text))
+
+
+_SECTIONS = ("zero_optimization", "bf16", "fp16", "tensor_parallel")  # whose keys are checked too
+
+
+def _foreign(table: dict[str, Any], chosen: Target) -> list[str]:
+    """Keys that DeepSpeed does not have; raise for one that resembles a key of the layout."""
+    source = source_flags("deepspeed")
+    known: dict[str, Any] = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
+    own = set(known) | {key.split(".")[0] for key in (*chosen.price, *chosen.holds, CHECKPOINTING)}
+    found = []
+    for key, value in table.items():
+        if key not in own and (source is None or source.get(key) is None):
+            misspelt(key, known, chosen, [])
+            found.append(key)
+        for inner in value if key in _SECTIONS and isinstance(value, dict) else ():
+            name = f"{key}.{inner}"
+            if source is not None and source.get(name) is None:
+                misspelt(name, chosen.by_spelling(), chosen, [])
+                found.append(name)
+    return found
 
 
 def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -83,13 +155,18 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
             legal="a configuration with its zero_optimization and batch sizes",
         )
     fields, notes = read_settings(target("deepspeed"), settings, world)
+    foreign = _foreign(_as_now(table), target("deepspeed"))
+    if foreign:
+        source = source_flags("deepspeed")
+        release = source.release if source is not None else "DeepSpeed"
+        notes.append(f"no keys of {release}, left aside: {', '.join(map(shorten, foreign))}")
     if "dtype" not in fields:
         notes.append("the configuration names no precision: the model's own is priced")
     if fields.get("micro_batch") is None:
         notes.append("train_micro_batch_size_per_gpu is not said: 1 is priced")
     if table.get(CHECKPOINTING):
         fields["recompute"] = "full"
-    return fields, notes + _unpriced(table), []
+    return fields, notes + _unpriced(_as_now(table)), []
 
 
 def config_path(words: list[str]) -> str | None:
@@ -105,10 +182,12 @@ def config_path(words: list[str]) -> str | None:
 
 def command_json(words: list[str], script: Script) -> str:
     """The JSON of a command of DeepSpeed, its ``auto`` sizes replaced by the trainer's flags."""
+    _own_degrees(words)
     path = config_path(words)
     if path is None:
         raise InputError(
-            "command: no DeepSpeed configuration",
+            "command: no DeepSpeed configuration is named: the script makes its own, which may hold the "
+            "layout",
             field="command",
             legal="--deepspeed_config FILE, or the JSON itself",
         )
@@ -148,6 +227,26 @@ def command_json(words: list[str], script: Script) -> str:
     return json.dumps(table)
 
 
+_DEGREE = re.compile(
+    r"--?(\w*(tensor|pipeline|model|sequence|expert|context)[-_]\w*parallel\w*|[tpe]p[-_]size)"
+)
+
+
+def _own_degrees(words: list[str]) -> None:
+    """Raise for an option of the script that gives a degree: what it makes of it is not in the text."""
+    for i, word in enumerate(words):
+        name, _, given = word.partition("=")
+        value = given or (words[i + 1] if i + 1 < len(words) else "")
+        many = whole_number(value)
+        if _DEGREE.match(name) and many not in (None, 0, 1):
+            raise InputError(
+                f"{shorten(name)} {many}: an option of the script, whose layout is not in the text",
+                field=name,
+                value=many,
+                legal="a run of DeepSpeed's own configuration, or Megatron-DeepSpeed's command",
+            )
+
+
 def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:
     """The trainer refuses a configuration that its own flags contradict (``HfTrainerDeepSpeedConfig``)."""
     return InputError(
@@ -156,6 +255,9 @@ def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:
         value=said,
         legal=f'{shorten(value)}, or "auto" in the configuration',
     )
+
+
+_BESIDE = ("stage", "bf16", "fp16", "micro_batch", "optimizer", "offload_optimizer")
 
 
 def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
@@ -175,7 +277,7 @@ def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
                 value=micro,
                 legal=str(settings["micro_batch"]),
             )
-        found = {k: read[k] for k in ("stage", "bf16", "fp16", "micro_batch") if k in read}
+        found = {k: read[k] for k in _BESIDE if k in read}
     stage = whole_number(option(words, "zero-stage") or "")
     if stage is not None:
         found.setdefault("stage", stage)

@@ -12,6 +12,7 @@ from meshwise.launch import other_software
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import ray_serve, recipe_yaml, slurm_recipe, yaml_text
+from meshwise.launch.files.recipes import with_recipe
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
 from meshwise.launch.parsed import (
@@ -27,8 +28,8 @@ from meshwise.launch.parsed import (
 from meshwise.launch.python import calls as python_calls
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.python.values import Values
-from meshwise.launch.settings.source_flags import source_flags, spellings
-from meshwise.launch.table import Target, every_target, target
+from meshwise.launch.spelling.source_flags import source_flags, spellings
+from meshwise.launch.table import Target, every_target, function_of, target
 
 
 def configuration(text: str, asked: Asked) -> Parsed:
@@ -219,22 +220,38 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
     config = python_calls.deepspeed_config(tree, values)
     if config is not None:
         return _deepspeed(config, asked)
-    if "ParallelismConfig" in text and "torchtitan" in text:
-        chosen = _same(target("torchtitan"), asked, text)
-        words, settings = no_words(), python_text.titan_config(text, chosen)
-    else:
-        chosen = _same(target("megatron-bridge"), asked, text)
-        assigned = python_text.recipe_words(tree, values)
-        known = chosen.by_spelling()
-        own = [w for w in assigned if w.partition("=")[0] in known]
-        words = read_words(own, chosen)
-        settings = words.settings
-        if not LAYOUT_SETTINGS & settings.keys():
-            raise python_calls.no_launch(text, values)
-        words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
+    for name in ("torchtitan", "megatron-bridge"):
+        written = python_text.one_config(python_text.written_configs(tree, target(name)), None)
+        if written is not None:
+            return _written(written, _same(target(name), asked, text), asked)
+    chosen = _same(target("megatron-bridge"), asked, text)
+    assigned = python_text.recipe_words(tree, values)
+    known = chosen.by_spelling()
+    own = [w for w in assigned if w.partition("=")[0] in known]
+    words = read_words(own, chosen)
+    base = python_text.called_recipe(tree, values)
+    settings = words.settings if base is None else with_recipe(words.settings, base, chosen)
+    if not LAYOUT_SETTINGS & settings.keys():
+        raise python_calls.no_launch(text, values)
+    words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
     world = asked.gpus or python_text.recipe_gpus(tree, values)
     states_a_layout(settings, words, Launch(chosen, [], [], False, {}), world)
     return from_settings(chosen, settings, words, asked, world)
+
+
+def _written(config: python_text.WrittenConfig, chosen: Target, asked: Asked) -> Parsed:
+    """A configuration that a function of the text makes, over the recipe that it starts from."""
+    words, settings = no_words(), config.settings
+    if config.of and chosen.name == "megatron-bridge":
+        settings = with_recipe(settings, config.of, chosen)
+    words.notes.extend(f"{name}: its value is not in the text" for name in config.open)
+    if config.model:
+        settings.setdefault("model", config.model)
+    named = function_of(chosen, "model_named")
+    if named is not None:
+        settings = named(settings)
+    states_a_layout(settings, words, Launch(chosen, [], [], False, {}), asked.gpus)
+    return from_settings(chosen, settings, words, asked, asked.gpus)
 
 
 def _same(chosen: Target, asked: Asked, text: str) -> Target:

@@ -17,22 +17,66 @@ _MOVED = {
     "model.data.seq_length": "model.seq_length",
     "dataset.sequence_length": "model.seq_length",
     "trainer.precision": "mixed_precision",
+    "model.activations_checkpoint_granularity": "model.recompute_granularity",
+    "model.activations_checkpoint_method": "model.recompute_method",
+    "model.activations_checkpoint_num_layers": "model.recompute_num_layers",
+    "model.ub_tp_comm_overlap": "comm_overlap.tp_comm_overlap",
 }
-_SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron)\.")
+_SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron|strategy)\.")
+_FROZEN = re.compile(r"(^|\.)freeze_(language_model|llm|lm)$")
+# NeMo 1's optimizers that shard their state over data parallelism
+_SHARDED = ("distributed_fused_adam", "mcore_distributed_optim")
 
 
 def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
     """(overrides of a recipe, GPUs); None where the file is of no such recipe."""
-    dotted = {_SECTION.sub("model.", k): v for k, v in config_files.dotted(table).items()}
+    plain = config_files.dotted(table)
+    dotted = {_SECTION.sub("model.", k): _followed(k, plain) for k in plain}
     if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):
         return None
+    frozen = next((k for k, v in dotted.items() if _FROZEN.search(k) and v is True), None)
+    if frozen is not None:
+        raise InputError(
+            f"{frozen}: weights that are not trained are not priced",
+            field=frozen,
+            value="true",
+            legal="a run that trains all weights",
+        )
     found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
     if "mixed_precision" in found:
         found["mixed_precision"] = _precision(str(found["mixed_precision"]))
-    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes", 1))
+    found |= _of_first_release(dotted, found)
+    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes"))
     each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
-    whole = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
-    return found, nodes * each if whole else None
+    if not isinstance(nodes, int) or not isinstance(each, int) or nodes * each <= 0:
+        return found, None
+    return found, nodes * each
+
+
+_NAMED = re.compile(r"\$\{(\.?)([\w.]+)\}")
+
+
+def _followed(key: str, values: dict[str, Any], depth: int = 0) -> Any:
+    """A value, that of another key where it names one: ``${model.seq_length}``, ``${.seq_length}``."""
+    value = values[key]
+    named = _NAMED.fullmatch(value) if isinstance(value, str) else None
+    if named is None or depth > 8:
+        return value
+    other = f"{key.rpartition('.')[0]}.{named[2]}" if named[1] else named[2]
+    return _followed(other, values, depth + 1) if other in values else value
+
+
+def _of_first_release(dotted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What NeMo 1 says by switches of its model and its optimizer."""
+    more: dict[str, Any] = {}
+    if dotted.get("model.fp8") is True:
+        more["mixed_precision"] = f"{found.get('mixed_precision', 'bf16')}_with_fp8_mixed"
+    if str(dotted.get("model.optim.name")) in _SHARDED:
+        more["ddp.use_distributed_optimizer"] = True
+    narrow = str(dotted.get("model.optim.grad_sync_dtype") or "")
+    if narrow:
+        more["ddp.grad_reduce_in_fp32"] = narrow in ("fp32", "float32", "32")
+    return more
 
 
 def _precision(said: str) -> str:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.flags import LAYOUT_SETTINGS
+from meshwise.launch.python.built import Built, Open
+from meshwise.launch.python.functions import Followed, TooLong
+from meshwise.launch.python.modules import SourceModule
+from meshwise.launch.python.recipe_settings import recipe_settings
 from meshwise.launch.python.values import Values
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.table import Target
@@ -72,6 +78,35 @@ def _own_name(node: ast.Attribute) -> str:
     return re.sub(r"^(trainer\.strategy)\.", "model.", name)
 
 
+_RECIPE = re.compile(
+    r"(pretrain|finetune|sft|peft)\w*_(config|recipe)$|^(pretrain|finetune)_recipe$"
+)
+
+
+def called_recipe(tree: ast.Module, values: Values) -> str | None:
+    """The recipe that a program starts from, as tables name it: ``…_config`` of Megatron-Bridge,
+    ``llama3_8b:pretrain_recipe`` of NeMo; None where it calls none. Raises where it calls several."""
+    found: list[str] = []
+    own = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        parts = values.dotted(node.func).split(".")
+        last = parts[-1]
+        if len(parts) < 2 or last in own or not _RECIPE.search(last) or last[:1].isupper():
+            continue
+        found.append(f"{parts[-2]}:{last}" if last.endswith("_recipe") else last)
+    names = list(dict.fromkeys(found))
+    if len(names) > 1:
+        raise InputError(
+            f"command: the program starts from several recipes ({', '.join(map(shorten, names[:4]))})",
+            field="command",
+            value=names[0],
+            legal="a program of one of them",
+        )
+    return names[0] if names else None
+
+
 def recipe_gpus(tree: ast.Module, values: Values) -> int | None:
     """GPUs of a recipe's trainer: its nodes times its devices, where both are in the text."""
     said: dict[str, list[Any]] = {"nodes": [], "each": []}
@@ -105,39 +140,92 @@ def conditional(tree: ast.Module) -> set[int]:
     return found
 
 
-def titan_config(text: str, chosen: Target) -> Settings:
-    """Keyword arguments of a torchtitan configuration written in Python."""
-    found: Settings = {}
-    if "ParallelismConfig" not in text:
-        return found
-    for name, flag in chosen.flags.items():
-        key = flag.spellings[0].rpartition(".")[2]
-        match = re.search(rf"\b{key}\s*=\s*([^\s,)]+)", text)
-        if match is None or name == "config":
-            continue
-        value = match.group(1).strip("'\"")
-        if flag.kind == "int" and not re.fullmatch(r"-?\d+", value):
-            raise InputError(
-                f"{key}: {shorten(value)} is no number",
-                field=key,
-                value=value,
-                legal="a number in the text",
-            )
-        found[name] = int(value) if flag.kind == "int" else value
-    mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
-    if mode:
-        found["checkpointing"] = mode.group(1)
-    converters = [name for word, name in _CONVERTERS.items() if re.search(rf"\b{word}\b", text)]
-    if converters:
-        found["converters"] = ",".join(converters)
+class WrittenConfig(NamedTuple):
+    """A configuration that a function of the text returns, as a target's settings; ``of``: the recipe that
+    it starts from, where that is elsewhere."""
+
+    name: str
+    of: str
+    settings: Settings
+    model: str
+    open: tuple[str, ...] = ()  # settings whose values are elsewhere
+
+
+_SIZES = frozenset(["micro_tokens", "local_batch", "micro_batch"])
+
+
+def written_configs(tree: ast.Module, chosen: Target) -> list[WrittenConfig]:
+    """The configurations that functions of a text return, by following them. Raises for a degree whose
+    value is not in the text."""
+    module = SourceModule(tree)
+    found: list[WrittenConfig] = []
+    for name, made in _made(module):
+        settings, model = recipe_settings(made, chosen)
+        if (LAYOUT_SETTINGS | _SIZES) & settings.keys():
+            base = made.kind if made.kind[:1].islower() else ""
+            left = tuple(k for k, v in settings.items() if isinstance(v, Open))
+            found.append(WrittenConfig(name, base, _valued(settings, chosen), model, left))
     return found
 
 
-# converters as classes, by their names on a command line
-_CONVERTERS = {
-    "Float8LinearConverter": "quantize.linear.float8",
-    "MXFP8LinearConverter": "quantize.linear.mx",
-    "MXLinearConverter": "quantize.linear.mx",
-    "Float8GroupedMMConverter": "quantize.grouped_mm.float8",
-    "MXFP8GroupedMMConverter": "quantize.grouped_mm.mx",
-}
+def _made(module: SourceModule) -> Iterator[tuple[str, Built]]:
+    """What functions without arguments return, and what names at the top of the text are."""
+    for name, function in module.functions.items():
+        spec = function.args
+        needed = len(spec.args) - len(spec.defaults) + sum(d is None for d in spec.kw_defaults)
+        if needed or name.startswith("_"):
+            continue
+        try:
+            made = Followed().call(module, name)
+        except (TooLong, RecursionError):
+            continue
+        if isinstance(made, Built):
+            yield name, made
+    for name, value in module.constants.items():
+        made = Followed().value(value, {}, module)
+        if isinstance(made, Built) and made.kind.endswith("Config"):
+            yield name, made
+
+
+def _valued(settings: dict[str, Any], chosen: Target) -> Settings:
+    """Settings with the types of their flags; those that stay open left out, but a degree's."""
+    found: Settings = {}
+    for name, value in settings.items():
+        flag = chosen.flags[name]
+        if isinstance(value, Open):
+            if name in LAYOUT_SETTINGS or name.endswith("batch"):
+                raise InputError(
+                    f"{flag.spellings[0]}: {shorten(value.text)} is not in the text",
+                    field=flag.spellings[0],
+                    value=value.text,
+                    legal="a number in the text",
+                )
+            continue
+        if flag.kind == "int" and not isinstance(value, int):
+            raise InputError(
+                f"{flag.spellings[0]}: {shorten(str(value))} is no number",
+                field=flag.spellings[0],
+                value=str(value),
+                legal="a number in the text",
+            )
+        words = re.findall(r"[\w-]+", str(value))
+        found[name] = tuple(words) if flag.kind == "list" else value
+        if flag.kind == "flag":
+            found[name] = str(value).lower() == "true"
+    return found
+
+
+def one_config(configs: list[WrittenConfig], name: str | None) -> WrittenConfig | None:
+    """The configuration of this name, or the only one; raise where several are and none is named."""
+    if name is not None:
+        return next((c for c in configs if c.name == name), None)
+    if len(configs) > 1:
+        names = [c.name for c in configs]
+        raise InputError(
+            f"command: the text has {len(names)} configurations ({', '.join(map(shorten, names[:4]))}"
+            f"{', …' if len(names) > 4 else ''}): which of them runs is not said",
+            field="command",
+            value=names[0],
+            legal="the function of one of them alone, or its name in the command (--config, --recipe)",
+        )
+    return configs[0] if configs else None

@@ -13,7 +13,10 @@ functions are found by name, each may be left out:
   and sentences;
 * ``split(table)``: of a configuration file, the settings that are no flags, and the rest to be read as flags;
 * ``with_files(settings, text, launch, script, target)``: settings with those of files that are no flags;
+* ``shape(settings)``: what settings say of the model;
+* ``model_named(settings)``: settings with the model's name as presets have it;
 * ``unpriced(settings)``: what settings change that is not priced, and keys that do not matter;
+* ``check_command(launch)``: raises for a command that is the target's and does not train or serve;
 * ``claims(before, after, says)``: how surely a training script with these words before and after it is the
   target's (0: it is not); ``says`` are the targets whose degrees the words after it spell.
 """

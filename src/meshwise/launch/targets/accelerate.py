@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
-from meshwise.launch.files.configuration import leaves
+from meshwise.launch.files import deepspeed_json
+from meshwise.launch.files.configuration import leaves, opened
+from meshwise.launch.find import Launch
+from meshwise.launch.flags import LAYOUT_SETTINGS
 from meshwise.launch.job import Job
 from meshwise.launch.settings.settings import (
     Read,
@@ -15,6 +19,7 @@ from meshwise.launch.settings.settings import (
     replicas_left,
     yes,
 )
+from meshwise.launch.shell.commands import Script
 from meshwise.launch.table import Target
 
 
@@ -53,9 +58,11 @@ def _settings(job: Job) -> Settings:
     return s
 
 
-_KINDS = {
+# data parallelism alone, on whatever device (utils/dataclasses.py, DistributedType)
+_DEVICES = ("GPU", "NPU", "MLU", "SDAA", "MUSA", "XPU", "HPU", "NEURON")
+_KINDS: dict[str, Settings] = {
     "FSDP": {"fsdp": True},
-    "MULTI_GPU": {"multi_gpu": True},
+    **{f"MULTI_{device}": {"multi_gpu": True} for device in _DEVICES},
     "MEGATRON_LM": {"megatron": True},
     "DEEPSPEED": {"deepspeed": True},
     "NO": {"multi_gpu": True},
@@ -74,7 +81,9 @@ def _kind(table: dict[str, Any]) -> Settings:
 
 def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """What ``distributed_type`` turns on, and all other keys by their own names."""
-    rest = leaves(table)
+    kind = str(table.get("distributed_type", "NO")).upper()
+    own = {k: v for k, v in table.items() if k != "deepspeed_config" or kind == "DEEPSPEED"}
+    rest = leaves(own)
     return _kind(table), {
         k: v for k, v in rest.items() if k not in ("fsdp_config", "distributed_type")
     }
@@ -114,7 +123,41 @@ def _recomputed(s: Settings) -> str:
     return said or ("selective" if yes(s.get("megatron_recompute", "false")) else "none")
 
 
+def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
+    """DeepSpeed's own file under what the command says. Without a word of parallelism the file of
+    ``accelerate config`` decides (commands/launch.py, ``_validate_launch_command``)."""
+    s = _with_zero_file(s, script.files)
+    if (s.get("processes") or 1) > 1 and not LAYOUT_SETTINGS & s.keys():
+        raise InputError(
+            "--config_file: the command names no file and no kind of parallelism: that of `accelerate "
+            "config` on its machine may hold the layout",
+            field="--config_file",
+            legal="--config_file FILE, or --multi_gpu where there is none",
+        )
+    return s
+
+
+def _with_zero_file(s: Settings, files: dict[str, str]) -> Settings:
+    path = s.get("zero_file")
+    if path is None or str(path).lower() in ("true", "none"):
+        return _rest(s)
+    read = deepspeed_json.file_settings(opened(str(path), "--deepspeed_config_file", files))
+    found: Settings = {"deepspeed": True, "zero_stage": read.get("stage", 0)}
+    found |= {k: read[k] for k in ("micro_batch", "accumulation", "offload_optimizer") if k in read}
+    if read.get("tp", 1) > 1 or yes(read.get("expert_parallel", "false")):
+        raise contradiction(
+            "--deepspeed_config_file", path, "splits weights too", "DeepSpeed's own command"
+        )
+    narrow = [name for name in ("bf16", "fp16") if yes(read.get(name, "false"))]
+    return found | ({"precision": narrow[0]} if narrow else {}) | _rest(s)
+
+
+def _rest(s: Settings) -> Settings:
+    return {k: v for k, v in s.items() if k != "zero_file"}
+
+
 def read(s: Settings, world: int | None) -> Read:
+    s = _with_zero_file(s, {})
     world = s.get("processes", world)
     found: dict[str, Any] = {}
     notes: list[str] = []
@@ -124,6 +167,8 @@ def read(s: Settings, world: int | None) -> Read:
             raise contradiction("--zero_stage", stage, "is no stage", (0, 1, 2, 3))
         found = {"dp": replicas_left(world, 1, "--num_processes")}
         found["shard"] = f"zero{stage}" if stage else "none"
+        if str(s.get("offload_optimizer") or "none").lower() in ("cpu", "nvme"):
+            found["offload_optimizer"] = True
     elif s.get("megatron"):
         if s.get("fsdp"):
             raise contradiction("--use_megatron_lm", "", "contradicts --use_fsdp", "one of the two")
@@ -162,6 +207,8 @@ def read(s: Settings, world: int | None) -> Read:
             )
         dp = replicate * shard
         sharded = s.get("fsdp") and dp > 1
+        if sharded and replicate > 1:
+            notes.append(f"hybrid sharding over {shard} of {dp}: priced as over all")
         found = {"tp": tp, "cp": cp, "dp": dp}
         found["shard"] = _fsdp_stage(s) if sharded else "none"
         if yes(s.get("checkpointing", "false")):

@@ -75,7 +75,32 @@ def read(s: Settings, world: int | None) -> Read:
         found["grad_dtype"] = one_of(
             s["grad_dtype"], "data_types.grad_accum_dtype", dtypes.GRADIENT
         )
-    return found, []
+    notes: list[str] = []
+    if s.get("optimizer") is not None:
+        found |= _optimizer(str(s["optimizer"]), notes)
+    place = str(s.get("offload_optimizer") or "none").lower()
+    if place == "nvme":
+        notes.append("offload_optimizer to NVMe is priced as to the host's memory")
+    if place in ("cpu", "nvme"):
+        found["offload_optimizer"] = True
+    return found, notes
+
+
+_OPTIMIZERS = {
+    **dict.fromkeys(("adam", "adamw", "onebitadam", "zerooneadam", "mupadam", "mupadamw"), "adam"),
+    **dict.fromkeys(("lion",), "lion"),
+    **dict.fromkeys(("muon",), "muon"),
+    **dict.fromkeys(("sgd", "mupsgd"), "sgd"),
+    **dict.fromkeys(("lamb", "onebitlamb"), "adam"),  # two moments too
+}
+
+
+def _optimizer(said: str, notes: list[str]) -> dict[str, Any]:
+    """The optimizer by what it keeps per weight; Adam where none is said."""
+    word = _OPTIMIZERS.get(said.lower().replace("_", ""))
+    if word is None:
+        notes.append(f"the optimizer {said} is not priced: Adam is")
+    return {"optimizer": word} if word not in (None, "adam") else {}
 
 
 def _bound(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from meshwise.errors import InputError, MeshwiseError
+from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.command_text import Written, flag_lines, torchrun
-from meshwise.launch.files import deepspeed_json
+from meshwise.launch.files import deepspeed_json, yaml_text
+from meshwise.launch.files.configuration import as_words, leaves, opened
 from meshwise.launch.find import Launch
+from meshwise.launch.flags import LAYOUT_SETTINGS, read_words
 from meshwise.launch.job import Job
+from meshwise.launch.parsed import NoLaunch
 from meshwise.launch.settings import stages, switches
+from meshwise.launch.settings.megatron_model import SHAPE
 from meshwise.launch.settings.settings import (
     Read,
     Settings,
@@ -121,8 +126,10 @@ def read(s: Settings, world: int | None) -> Read:
         )
     if s.get("recompute_activations"):
         granularity = granularity or "selective"
-    if granularity == "full" and s.get("recompute_method") == "block":
-        notes.append("--recompute-method block recomputes some layers only: priced as all of them")
+    if s.get("checkpoint_activations") or s.get(
+        "recompute_method"
+    ):  # as releases before 3.0 say it
+        granularity = granularity or "full"
     found = {
         "tp": tp,
         "pp": pp,
@@ -138,12 +145,22 @@ def read(s: Settings, world: int | None) -> Read:
         "placement": "tp-cp-pp-dp" if s.get("pp_first") else "tp-cp-dp-pp",
         **_batches(s),
     }
+    if granularity == "full" and s.get("recompute_method") == "block":
+        # of each model chunk (transformer_block.py, _checkpointed_forward)
+        found["recompute_layers"] = (s.get("recompute_layers") or 1) * found["vp"]
+    if found.get("global_batch") is None and found.get("micro_batch") is not None:
+        found["global_batch"] = found["micro_batch"] * dp  # arguments.py, where none is said
     if s.get("sequence_parallel") and tp == 1:
         notes.append("--sequence-parallel does nothing at TP=1")
         found["sequence_parallel"] = False
     if s.get("tp_overlap") and not found["sequence_parallel"]:
         notes.append("--tp-comm-overlap needs --sequence-parallel: priced without the overlap")
         found["overlap"] = "none"
+    notes += s.get("own_notes", ())
+    if s.get("optimizer") is not None:
+        found |= optimizer_fields(str(s["optimizer"]), notes)
+    if str(s.get("offload_optimizer") or "none") not in ("none", "False"):
+        found["offload_optimizer"] = True
     more, said = switches.switch_fields(s, ep)
     found |= more
     notes += said
@@ -151,8 +168,13 @@ def read(s: Settings, world: int | None) -> Read:
         found["attention"] = "unfused"
     if yes(s.get("bf16")) and yes(s.get("fp16")):
         raise contradiction("--fp16", "", "contradicts --bf16", "one of the two")
-    if s.get("fp8"):
-        found["dtype"] = "fp8"
+    if s.get("fp4"):
+        found["dtype"] = "nvfp4"
+    elif s.get("fp8"):
+        recipe = str(s.get("fp8_recipe") or "delayed").lower()
+        found["dtype"] = "mxfp8" if recipe == "mxfp8" else "fp8"
+        if recipe not in ("mxfp8", "delayed", "tensorwise"):
+            notes.append(f"the FP8 recipe {recipe} is priced as one scale per tensor")
     elif yes(s.get("bf16")) or yes(s.get("fp16")):
         found["dtype"] = "bf16" if yes(s.get("bf16")) else "fp16"
     return found, notes
@@ -206,8 +228,48 @@ def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 
 def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
-    """Megatron-DeepSpeed's stage and precision stand in a file of DeepSpeed's."""
-    return s | deepspeed_json.stage_of(launch.after, script, s)
+    """Megatron-DeepSpeed's stage and precision stand in a file of DeepSpeed's, the newest settings in a
+    YAML (``--yaml-cfg``). Without a degree they are 1 (arguments.py), where the rest is in the command."""
+    name = launch.before[-1] if launch.before else ""
+    path = s.pop("yaml_cfg", None)
+    if path is not None:
+        table = yaml_text.mapping(opened(path, "--yaml-cfg", script.files), "--yaml-cfg")
+        s = read_words(as_words(leaves(table)), chosen).settings | s
+    s = s | deepspeed_json.stage_of(launch.after, script, s) | {"script": name}
+    whole = launch.by_structure and s.get("layers") and s.get("micro_batch")
+    if whole and not LAYOUT_SETTINGS & s.keys() and not s.get("checkpoint_args"):
+        note = "the command names no degree: Megatron-LM's defaults are TP 1 and PP 1"
+        s |= {"tp": 1, "own_notes": (note,)}
+    return s
+
+
+def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """A YAML's sections are of no matter; flags may be written as its keys."""
+    return {}, {key.lstrip("-"): value for key, value in leaves(table).items()}
+
+
+# scripts that compute without training, by a word of their names
+_RUNS = re.compile(
+    r"(^|[_/-])(generat\w*|infer\w*|eval\w*|zeroshot|server|conver\w*|export\w*|preprocess\w*)(?=[_./-]|$)"
+)
+
+
+def check_command(launch: Launch) -> None:
+    """Raise for a script that computes without training."""
+    script = launch.before[-1] if launch.before else ""
+    own = "/".join(script.split("/")[-2:])
+    if script.endswith(".py") and _RUNS.search(own.removesuffix(".py")):
+        raise NoLaunch(
+            f"command: {shorten(own)} does not train: its layout is not priced as training",
+            field="command",
+            value=own,
+            legal="the command of the script that trains",
+        )
+
+
+def shape(s: Settings) -> Settings:
+    """What the flags say of the model."""
+    return {name: s[name] for name in SHAPE if s.get(name) is not None}
 
 
 def claims(before: list[str], after: list[str], says: set[str]) -> int:
@@ -218,6 +280,18 @@ def claims(before: list[str], after: list[str], says: set[str]) -> int:
     named = script.rpartition("/")[2].startswith("pretrain_")
     module = before[-2:-1] == ["-m"] and script.startswith("megatron")
     return int(named or (script.endswith(".py") and "megatron" in script.lower()) or module)
+
+
+_OPTIMIZERS = {"adam": "adam", "sgd": "sgd", "muon": "muon", "dist_muon": "muon", "lion": "lion"}
+
+
+def optimizer_fields(said: str, notes: list[str]) -> dict[str, Any]:
+    """A job's optimizer by the target's word for it; Adam is what holds without one."""
+    word = said.lower()
+    if word not in _OPTIMIZERS:
+        notes.append(f"the optimizer {said} is not priced: Adam is")
+        return {}
+    return {"optimizer": _OPTIMIZERS[word]} if word != "adam" else {}
 
 
 _BUILT = {"gated_delta"}  # recurrent layers of pretrain_gpt.py (experimental_attention_variant)

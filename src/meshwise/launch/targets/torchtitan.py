@@ -7,9 +7,10 @@ from typing import Any
 
 from meshwise.errors import shorten
 from meshwise.launch.command_text import Written, torchrun
+from meshwise.launch.files.recipes import with_recipe
 from meshwise.launch.find import Launch
 from meshwise.launch.job import Job
-from meshwise.launch.python.configurations import titan_config
+from meshwise.launch.python.configurations import one_config, python_tree, written_configs
 from meshwise.launch.settings.settings import (
     Read,
     Settings,
@@ -82,7 +83,10 @@ def read(s: Settings, world: int | None) -> Read:
             f"does not divide dp_shard · cp · tp = {shard * cp * tp}",
             legal,
         )
-    notes = []
+    notes: list[str] = list(s.get("recipe_notes", ()))
+    etp = s.get("etp", 1 if ep > 1 else tp)
+    if etp not in (1, tp):
+        raise contradiction("expert_tensor_parallel_degree", etp, "is neither 1 nor TP", (1, tp))
     stage = "none"
     if shard > 1:
         stage = "zero2" if str(s.get("reshard", "")).lower() == "never" else "zero3"
@@ -94,7 +98,7 @@ def read(s: Settings, world: int | None) -> Read:
         "cp": cp,
         "dp": replicate * shard,
         "ep": ep,
-        "etp": tp if ep == 1 else 1,
+        "etp": tp if ep == 1 else etp,
         "sequence_parallel": tp > 1 and yes(s.get("sequence_parallel", "true")),
         "overlap": "decomposed" if yes(s.get("async_tp", "false")) else "none",
         "shard": stage,
@@ -177,6 +181,7 @@ _CONVERTERS = {
     "quantize.dense.float8": "fp8",
     "mx": "mxfp8",
     "quantize.linear.mx": "mxfp8",
+    "quantize.linear.nvfp4": "nvfp4",
 }
 _OF_EXPERTS = ("quantize.grouped_mm.float8", "quantize.grouped_mm.mx")
 
@@ -200,11 +205,64 @@ def _converted(s: Settings) -> tuple[str | None, list[str]]:
     return (found[0] if found else None), notes
 
 
+def claims(before: list[str], after: list[str], says: set[str]) -> int:
+    """Its own script by its path, or the option that names its file."""
+    own = "/".join(before[-1].split("/")[-2:]) == "torchtitan/train.py"
+    file = any(w.partition("=")[0] == "--job.config_file" for w in after)
+    return 3 * int(own or file)
+
+
 def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
-    """Its configuration may be a function in Python, of the text or of a file that it writes."""
+    """The configuration that the command names: a function of the text, of a file that it writes, or of
+    torchtitan itself, by its module and name."""
+    own = {k: v for k, v in s.items() if k not in ("config", "module")}
+    name = s.get("config") or launch.variables.get("CONFIG")
+    module = s.get("module") or launch.variables.get("MODULE")
     for file in (text, *script.files.values()):
-        s = titan_config(file, chosen) | s
-    return s
+        tree = python_tree(file) if "Config" in file else None
+        configs = written_configs(tree, chosen) if tree is not None else []
+        written = one_config(configs, name)
+        if written is not None:
+            return model_named({"model": written.model} | written.settings | own)
+    if name is None:
+        return model_named(own)
+    return model_named(with_recipe(own, f"{module}:{name}" if module else name, chosen))
+
+
+# flavours of torchtitan's models, by module and name, as presets of the same sizes
+_FLAVOURS = {
+    "llama3:8B": "llama-3.1-8b",
+    "llama3:70B": "llama-3.1-70b",
+    "llama3:405B": "llama-3.1-405b",
+    "llama2:7B": "llama-2-7b",
+    "llama2:13B": "llama-2-13b",
+    "llama2:70B": "llama-2-70b",
+    "deepseek_v3:16B": "deepseek-v2-lite",
+    "deepseek_v3:671B": "deepseek-v3",
+    **{f"qwen3:{n}": f"qwen3-{n.lower()}" for n in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")},
+    "qwen3:30B-A3B": "qwen3-30b-a3b",
+    "qwen3:235B-A22B": "qwen3-235b-a22b",
+    "gpt_oss:20b": "gpt-oss-20b",
+    "gpt_oss:120b": "gpt-oss-120b",
+}
+
+
+def model_named(s: Settings) -> Settings:
+    """The model of a configuration: its own word for it, or the preset of the same sizes."""
+    said = s.pop("model", None)
+    parts = [s.pop(k, None) for k in ("family", "flavour")]
+    if all(parts):
+        said = ":".join(map(str, parts))
+    known = _FLAVOURS.get(str(said), said)
+    if any(k in s for k in ("local_batch", "micro_tokens", "seq")):
+        s.setdefault("dp_shard", -1)  # ParallelismConfig: all that the other degrees leave
+    return s | {"model": known} if known else s
+
+
+def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """The model that a file names by ``model.name`` and ``model.flavor``."""
+    named = {k: table.get(f"model.{key}") for k, key in (("family", "name"), ("flavour", "flavor"))}
+    return model_named({k: v for k, v in named.items() if v}), table
 
 
 def write(job: Job, chosen: Target) -> Written:

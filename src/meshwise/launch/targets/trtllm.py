@@ -10,9 +10,9 @@ from meshwise.errors import InputError, shorten
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.misspelt import ALIKE
 from meshwise.launch.settings.serving import drafts, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction, yes
+from meshwise.launch.spelling.misspelt import ALIKE
 from meshwise.launch.table import Target, target
 from meshwise.strict_tables import fraction
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.settings.source_flags import source_flags
 from meshwise.launch.shell.commands import whole_number
+from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Flag, Target, every_target
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
