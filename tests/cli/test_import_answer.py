@@ -42,7 +42,9 @@ def test_a_change_is_advised_beyond_its_own_interval_only() -> None:
 def test_compare_has_the_same_figures() -> None:
     text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 4 -pp 2"
     alone = answer("import", text, *ON, *LOAD)
-    beside = answer("plan", "llama-3.1-8b", *ON, "--gpus", "8", *LOAD, "--compare", text)["compared"]
+    beside = answer("plan", "llama-3.1-8b", *ON, "--gpus", "8", *LOAD, "--compare", text)[
+        "compared"
+    ]
     for key in ("layout", "best", "changes", "verdict", "flags", "warnings", "runs"):
         assert beside[key] == alone[key]
 
@@ -73,7 +75,9 @@ def test_which_and_set() -> None:
     text = "vllm serve meta-llama/Llama-3.1-8B -tp $TP\nvllm serve meta-llama/Llama-3.1-8B -tp 4"
     error = refusal("import", text, *ON)
     assert [c["number"] for c in error["commands"]] == [1, 2]
-    assert "--which" in error["legal"] and "--set TP" in error["legal"] and "--isl" in error["legal"]
+    assert (
+        "--which" in error["legal"] and "--set TP" in error["legal"] and "--isl" in error["legal"]
+    )
     d = answer("import", text, *ON, *LOAD, "--which", "1", "--set", "TP=2")
     assert d["layout"]["tp"] == 2
     assert refusal("import", text, *ON, *LOAD, "--which", "3")["field"] == "--which"
