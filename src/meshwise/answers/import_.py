@@ -31,6 +31,8 @@ class ImportResult(Answer):
     commands = Key[int]("Launches that the text has.")
     target = Key[str]("Whose command it is.")
     version = Key[str]("Of the target's software, whose flags were read.")
+    # a keyword of Python, so that it can only be read by ``getattr``
+    locals()["from"] = Key[Record]("What each value came from: source, file, line and word.")
     asked = Key[list[str]]("What the caller gave beside the text.")
     flags = Key[Record]("The words of the command by what they mean to the answer.")
     ignored = Key[list[str]]("Flags that are not of the layout.")
