@@ -313,12 +313,14 @@ def test_the_share_of_memory_that_an_engine_may_take() -> None:
         "64",
     )
     text = "vllm serve meta-llama/Llama-3.1-70B -tp 4 --gpu-memory-utilization {}"
-    half, most = (answer("import", text.format(share), *argv) for share in ("0.4", "0.95"))
+    ran = run("import", text.format("0.4"), *argv, "--json")
+    assert ran.code == 3  # weights alone are more
+    half, most = ran.json(), answer("import", text.format("0.95"), *argv)
     assert (half["layout"]["fits"], most["layout"]["fits"]) == (False, True)
     assert most["job"]["memory_share"] == 0.95
     assert most["unpriced"] == []
     static = "python -m sglang.launch_server --model-path Qwen/Qwen3-8B --tp 1 --mem-fraction-static 0.15"
-    assert not answer("import", static, *argv)["layout"]["fits"]
+    assert not run("import", static, *argv, "--json").json()["layout"]["fits"]
 
 
 def test_a_request_longer_than_the_engine_takes() -> None:

@@ -152,6 +152,7 @@ def with_command(page: Page, command: ReadCommand) -> Page:
         comparison_table(command.priced),
         wrap(compared_verdict(command.priced)),
         *map(sentence, command.priced.remarks),
+        *source_lines(command.parsed),
     )
     answer = f"{page.answer}; yours: {compared_verdict(command.priced)}"
     return page._replace(parts=(*page.parts, "Beside your command:", *told), answer=answer)
@@ -159,10 +160,17 @@ def with_command(page: Page, command: ReadCommand) -> Page:
 
 def command_lines(p: Parsed, c: Compared | ComparedServing) -> list[str]:
     """The same in lines of a page."""
+    warned = [wrap(w.words) for w in all_warnings(p, c)]
+    return [*warned, *map(wrap, command_notes(p)), *_unpriced_lines(p.unpriced)]
+
+
+def source_lines(p: Parsed) -> list[str]:
+    """What the values came from, and what is of no matter to them."""
     read = sources_line(sources(p, ()))
-    lines = [wrap(f"{read[:1].upper()}{read[1:]}.")] if read else []
-    lines += [wrap(w.words) for w in all_warnings(p, c)]
-    return [*lines, *map(wrap, command_notes(p)), *_unpriced_lines(p.unpriced)]
+    lines = [wrap(f"{read[:1].upper()}{read[1:]}")] if read else []
+    return lines + (
+        [wrap("Not of the layout, left aside: " + ", ".join(p.ignored))] if p.ignored else []
+    )
 
 
 _CHANGES = {

@@ -10,11 +10,12 @@ from meshwise.answers.compared import (
     compared_line,
     compared_record,
     comparison_table,
+    source_lines,
 )
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record, flat_row
 from meshwise.answers.records.result import Answer
-from meshwise.answers.text.sentences import sentence, wrap
+from meshwise.answers.text.sentences import sentence
 from meshwise.answers.text.tables import Page, Table
 from meshwise.launch.read import Parsed
 from meshwise.launch.table import target
@@ -30,6 +31,8 @@ class ImportResult(Answer):
     commands = Key[int]("Launches that the text has.")
     target = Key[str]("Whose command it is.")
     version = Key[str]("Of the target's software, whose flags were read.")
+    # a keyword of Python, so that it can only be read by ``getattr``
+    locals()["from"] = Key[Record]("What each value came from: source, file, line and word.")
     asked = Key[list[str]]("What the caller gave beside the text.")
     flags = Key[Record]("The words of the command by what they mean to the answer.")
     ignored = Key[list[str]]("Flags that are not of the layout.")
@@ -81,6 +84,5 @@ class ImportResult(Answer):
         heading = "\n".join([heading, *command_lines(p, self.compared)])
         parts: list[Table | str] = [comparison_table(self.compared)]
         parts += map(sentence, self.compared.remarks)
-        if p.ignored:
-            parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
+        parts += source_lines(p)
         return Page(heading, tuple(parts), compared_line(self.compared))

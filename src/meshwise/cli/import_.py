@@ -26,7 +26,6 @@ from meshwise.units import format_gpus
         "--concurrency 64",
         "meshwise import 'trtllm-serve meta-llama/Llama-3.1-8B --tp_size 2' --on hgx-h100 --isl 1k "
         "--osl 128 --concurrency 32",
-        "meshwise import train.sh --on hgx-h100 --model llama-3.1-8b --set SLURM_NNODES=4",
     ),
 )
 @click.argument("launch", metavar="COMMAND", nargs=-1, callback=lambda _c, _p, words: words or None)
