@@ -62,7 +62,7 @@ def test_what_a_shell_itself_does_to_variables(text: str) -> None:
         ("read -r -p 'TP? ' TP", "read in line 1 gives $TP"),
         ("echo\nlet TP=COUNT*2", "let in line 2 gives $TP"),
         ("mapfile -t TP < hosts", "mapfile in line 1 gives $TP"),
-        ("printf -v TP '%d' 8", "printf -v in line 1 gives $TP"),
+        ("printf -v TP '%d' $COUNT", "printf -v in line 1 gives $TP"),
         ("while read TP; do echo; done < hosts", "read in line 1 gives $TP"),
         ("TP=8\n(( TP = COUNT / 2 ))", "((…)) in line 2 gives $TP"),
     ],

@@ -17,7 +17,7 @@ from meshwise.launch.settings.source_flags import (
     taken,
 )
 from meshwise.launch.shell.commands import unset_names, whole_number
-from meshwise.launch.shell.expand import WHY, reasons
+from meshwise.launch.shell.values.memory import WHY, reasons
 from meshwise.launch.table import Flag, Target, every_target
 from meshwise.strict_tables import count, fraction
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
@@ -32,7 +33,7 @@ def container_commands(text: str) -> str | None:
     documents = _documents(text)
     task = next((t for d in documents if (t := _task(d)) is not None), None)
     if task is not None:
-        return task
+        return f"set -a\n{task}"
     if not any(_whole_one(d) or _part(d) for d in documents):
         return None
     found: list[str] = []
@@ -48,7 +49,7 @@ def container_commands(text: str) -> str | None:
             value=shorten(text.strip()[:60]),
             legal="a container with its command",
         )
-    return "\n".join(found)
+    return "\n".join(["set -a", *found])  # its environment is that of every shell within
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
@@ -182,7 +183,7 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
     return rows
 
 
-def pod_request(variables: dict[str, str]) -> ResourceRequest | None:
+def pod_request(variables: Mapping[str, str]) -> ResourceRequest | None:
     """What the pods of a manifest's job have; None outside a manifest."""
     if PODS not in variables:
         return None
@@ -199,7 +200,7 @@ class ServerPods(NamedTuple):
     servers: int
 
 
-def server_pods(variables: dict[str, str]) -> ServerPods:
+def server_pods(variables: Mapping[str, str]) -> ServerPods:
     return ServerPods(
         _whole(variables.get(GPUS, "")),
         _whole(variables.get(SIZE, "")) or 1,

@@ -1,0 +1,311 @@
+"""What a shell's own commands do to variables: ``let``, ``((…))``, ``read``, ``printf -v``, ``set``,
+``shift``, ``getopts``, entries of arrays. A value that does not follow from the text is marked with what
+sets it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from meshwise.errors import InputError
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
+from meshwise.launch.shell.expand import MAX_WORDS, Expander
+from meshwise.launch.shell.values.memory import MAX_VALUE, Memory, Value, joined, unfollowed
+from meshwise.launch.shell.values.outputs import formatted
+from meshwise.launch.shell.values.parameters import known
+from meshwise.launch.shell.syntax.statements import Assignment
+from meshwise.launch.shell.syntax.words import Word
+
+# commands that start nothing which could be a launch
+QUIET = frozenset(
+    "echo printf cd mkdir rm cp mv ls cat tee sed awk grep egrep sleep wait set unset shopt ulimit trap "
+    "module conda pip pip3 apt apt-get git date touch chmod chown hostname nvidia-smi rocm-smi kill pkill "
+    "true false : [ [[ (( test pushd popd ln tar wget curl read mapfile readarray shift let which command "
+    "source . alias head tail sort seq find return break continue scontrol type hash getopts export "
+    "declare local readonly typeset pgrep ping nc diff cmp basename dirname wc tr cut uniq exit umask "
+    "envsubst lscpu free df du id whoami uname jq rsync scp stat dnf yum builtin times".split()
+)
+# whose outcome is a question, not a deed that is taken to work
+QUERIES = frozenset(
+    "grep egrep command which type hash pgrep ping nc curl wget diff cmp nvidia-smi rocm-smi find ls "
+    "getopts read lscpu id stat jq awk [ [[ (( test let expr".split()
+)
+_KEYED = re.compile(r"\[([^\]]*)\](\+?)=(.*)", re.DOTALL)
+_SETS = re.compile(
+    r"([A-Za-z_]\w*)\s*(?:\+\+|--|(?:<<|>>|[-+*/%&|^])?=(?!=))|(?:\+\+|--)\s*([A-Za-z_]\w*)"
+)
+_TAKING = ("-p", "-t", "-n", "-N", "-d", "-u", "-i")  # options of read with a value
+_MAX_GAP = 10_000
+
+
+def too_long(what: str) -> InputError:
+    return InputError(f"command: {what}", field="command", legal="the command that runs")
+
+
+def unknown(memory: Memory, name: str, what: str) -> None:
+    if name.isidentifier():
+        memory.set(name, unfollowed(name, what))
+
+
+def calculate(text: str, what: str, memory: Memory) -> bool | None:
+    """``N = a * b``, ``N += a``, ``N++``; whether it comes to another number than 0."""
+    try:
+        return calculated(text, memory) != 0
+    except NotKnown:
+        for match in _SETS.finditer(text):
+            unknown(memory, match[1] or match[2], what)
+        return None
+
+
+def perform(
+    words: list[str], line: int, given: str | None, expander: Expander
+) -> bool | None:
+    """A command that sets variables; any other changes nothing. Whether it succeeds, as far as that is
+    known; ``given``: what it reads, where that is in the text."""
+    memory = expander.memory
+    program = words[0]
+    if program == "let":
+        done = [calculate(w, f"let in line {line}", memory) for w in words[1:]]
+        return done[-1] if done else None
+    if program in ("mapfile", "readarray") and len(words) > 1:
+        return _mapfile(words, f"{program} in line {line}", given, memory)
+    if program == "printf" and words[1:2] == ["-v"] and len(words) > 2:
+        said = formatted(words[3:]) if all(map(known, words[3:])) else None
+        if said is None or not words[2].isidentifier():
+            unknown(memory, words[2], f"printf -v in line {line}")
+        else:
+            memory.set(words[2], said)
+    elif program == "read":
+        return _read(words[1:], f"read in line {line}", given, expander)
+    elif program == "unset":
+        for name in words[1:]:
+            if "[" in name:
+                unknown(memory, name.partition("[")[0], f"unset in line {line}")
+            memory.unset(name)
+    elif program == "shift":
+        return _shift(words, f"shift in line {line}", memory)
+    elif program == "set":
+        _set(words[1:], memory)
+    elif program == "getopts":
+        return _getopts(words, memory)
+    if program in ("true", ":", "false"):
+        return program != "false"
+    return None if program in QUERIES or program == "test" else True
+
+
+def _set(words: list[str], memory: Memory) -> None:
+    for i, word in enumerate(words):
+        if word == "--" or not word.startswith(("-", "+")):
+            arguments(memory, tuple(words[i + (word == "--") :]))
+            return
+        if word in ("-o", "+o"):
+            return
+        if "a" in word[1:]:
+            memory.all_exported = word[0] == "-"
+
+
+def arguments(memory: Memory, words: tuple[str, ...]) -> None:
+    for name in [n for n in memory.values if n.isdigit() and n != "0"]:
+        memory.unset(name)
+    memory.set("@", words)
+
+
+def _shift(words: list[str], what: str, memory: Memory) -> bool | None:
+    given = memory.get("@")
+    many = words[1] if len(words) > 1 else "1"
+    if isinstance(given, tuple) and many.isdigit():
+        if int(many) > len(given):
+            return False
+        arguments(memory, given[int(many) :])
+        return True
+    memory.unset("@")
+    for n in range(1, 10):
+        memory.set(str(n), unfollowed(str(n), what))
+    return None
+
+
+def _getopts(words: list[str], memory: Memory) -> bool | None:
+    """One option of the arguments at a time; of arguments that are not given none."""
+    given: Value | None = memory.get("@") if len(words) < 4 else tuple(words[3:])
+    if len(words) < 3 or not isinstance(given, tuple):
+        return False if len(words) >= 3 else None
+    known_options, name = words[1].lstrip(":"), words[2]
+    place = memory.get("OPTIND")
+    at = int(place) - 1 if isinstance(place, str) and place.isdigit() else 0
+    if at >= len(given) or not re.match(r"-[^-]", given[at]):
+        memory.set(name, "?")
+        if at < len(given) and given[at] == "--":
+            memory.set("OPTIND", str(at + 2))
+        return False
+    letter, rest = given[at][1], given[at][2:]
+    takes = f"{letter}:" in known_options
+    if letter not in known_options or (rest and not takes):
+        return None  # several letters in a word, or one that is none
+    memory.set(name, letter)
+    memory.unset("OPTARG")
+    if takes:
+        value = rest or (given[at + 1] if at + 1 < len(given) else None)
+        if value is None:
+            return None
+        memory.set("OPTARG", value)
+        at += 0 if rest else 1
+    memory.set("OPTIND", str(at + 2))
+    return True
+
+
+def _mapfile(words: list[str], what: str, given: str | None, memory: Memory) -> bool | None:
+    if given is not None and known(given) and words[1:-1] == ["-t"] and words[-1].isidentifier():
+        memory.set(words[-1], tuple(given.splitlines()))
+        return True
+    unknown(memory, words[-1], what)
+    return None
+
+
+def _read(words: list[str], what: str, given: str | None, expander: Expander) -> bool | None:
+    """``read A B``: of a here-string what it says, else not known."""
+    names: list[str] = []
+    options: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and not word.startswith("-"):
+            names.append(word)
+        elif not skip:
+            options.append(word)
+        skip = word in _TAKING
+    names = names or ["REPLY"]
+    memory = expander.memory
+    takes = [o for o in options if o not in ("-r", "-a", "-ra", "-ar")]
+    text = given.partition("\n")[0] if given is not None else "$"
+    if not known(text) or takes or ("\\" in text and not any("r" in o for o in options)):
+        for name in names:
+            unknown(memory, name, what)
+        return None
+    parts = expander.split_by_ifs(text)
+    if any("a" in o for o in options):
+        memory.set(names[0], tuple(parts))
+        return True
+    for i, name in enumerate(names):
+        if not name.isidentifier():
+            continue
+        if i < len(names) - 1:
+            memory.set(name, parts[i] if i < len(parts) else "")
+        else:
+            memory.set(name, expander.rest_by_ifs(text, i))
+    return True
+
+
+# assignments
+
+
+def assign(said: Assignment, expander: Expander) -> tuple[str, str]:
+    """A variable set, or one of its entries; its name and its value as one text."""
+    memory, name = expander.memory, said.name
+    old = memory.get(name)
+    inner = expander.given_to(name)
+    if said.entries is not None:
+        value = _array(said.entries, old, said.more, inner)
+        memory.set(name, value)
+        return name, " ".join(value.values() if isinstance(value, dict) else value)
+    text: str = inner.text(said.value)
+    if said.key is not None:
+        return name, _entry(said, old, text, inner)
+    if name in memory.integers:
+        try:
+            text = str(calculated(text, memory))
+        except NotKnown:
+            text = unfollowed(name, f"an assignment in line {said.line}")
+    if said.more:
+        before = old[0] if isinstance(old, tuple) and old else old if isinstance(old, str) else ""
+        if old is None:  # where its environment sets it, that stays before it
+            before = ""
+        text = joined([(before, 0), (text, said.line)]) if before else text
+    if len(text) > MAX_VALUE:
+        raise too_long(f"{name} has more than {MAX_VALUE:,} characters")
+    if isinstance(old, tuple) and old:  # a shell sets its first entry
+        memory.set(name, (text, *old[1:]))
+    else:
+        memory.set(name, text)
+    return name, text
+
+
+def _array(
+    entries: Sequence[Word], old: Value | None, more: bool, expander: Expander
+) -> tuple[str, ...] | dict[str, str]:
+    keyed = [_key_of(w, expander) for w in entries]
+    if any(k is not None for k in keyed) or (isinstance(old, dict) and (more or not entries)):
+        table: dict[str, str] = {}
+        if more and old is not None:
+            table = dict(old) if isinstance(old, dict) else _table(old)
+        elif isinstance(old, dict) and "" in old:
+            table = {}
+        for key, word in zip(keyed, entries, strict=True):
+            if key is not None:
+                table[key[0]] = key[1]
+            else:
+                for field in expander.fields(word):
+                    table[str(len(table))] = field
+        return _packed(table) if not isinstance(old, dict) else table
+    value = tuple(f for w in entries for f in expander.fields(w))
+    if more and old is not None:
+        value = (*(old if isinstance(old, tuple) else (str(old),)), *value)
+    if len(value) > MAX_WORDS:
+        raise too_long(f"an array of more than {MAX_WORDS:,} entries")
+    return value
+
+
+def _key_of(word: Word, expander: Expander) -> tuple[str, str] | None:
+    first = word.pieces[0]
+    if first.kind != "text" or first.quote or not first.text.startswith("["):
+        return None
+    match = _KEYED.fullmatch(str(expander.text(word)))
+    return (match[1].strip("\"'"), match[3]) if match is not None else None
+
+
+def _table(old: Value) -> dict[str, str]:
+    if isinstance(old, dict):
+        return dict(old)
+    listed = old if isinstance(old, tuple) else (old,)
+    return {str(i): v for i, v in enumerate(listed)}
+
+
+def _packed(table: dict[str, str]) -> tuple[str, ...] | dict[str, str]:
+    """An array without gaps as one."""
+    if all(k.isdigit() for k in table):
+        table = dict(sorted(table.items(), key=lambda kv: int(kv[0])))
+        if list(table) == [str(i) for i in range(len(table))]:
+            return tuple(table.values())
+    return table
+
+
+def _entry(said: Assignment, old: Value | None, text: str, expander: Expander) -> str:
+    """``A[0]=8``, ``CONFIG[tp]=8``."""
+    assert said.key is not None
+    memory, key = expander.memory, str(expander.text(said.key))
+    associative = isinstance(old, dict) and not all(k.isdigit() for k in old)
+    if not associative and said.name not in memory.tables:
+        try:
+            key = str(calculated(key, memory))
+        except NotKnown:
+            if not key.isidentifier() or old is not None:
+                unknown(memory, said.name, f"an entry in line {said.line}")
+                return text
+    table = _table(old) if old is not None else {}
+    table[key] = f"{table.get(key, '')}{text}" if said.more else text
+    if len(table) > MAX_WORDS:
+        raise too_long(f"an array of more than {MAX_WORDS:,} entries")
+    memory.set(said.name, table if said.name in memory.tables else _packed(table))
+    return text
+
+
+def declare(words: list[str], names: list[str], memory: Memory) -> None:
+    """``declare -A``, ``-i``, ``-x`` and ``export`` before their assignments."""
+    options = "".join(w[1:] for w in words[1:] if w.startswith("-"))
+    for name in names:
+        if "A" in options:
+            memory.tables.add(name)
+            if not isinstance(memory.get(name), dict):
+                memory.set(name, {})
+        if "i" in options:
+            memory.integers.add(name)
+        if words[0] == "export" or "x" in options:
+            memory.exported.add(name)

@@ -1,0 +1,152 @@
+"""Statements of a shell text: commands, branches, loops, functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshwise.launch.shell.syntax.words import Pieces, Word
+
+if TYPE_CHECKING:
+    from meshwise.launch.shell.syntax.tree import Body
+
+
+class Assignment(NamedTuple):
+    """``NAME=value``, ``NAME[key]=value``, ``NAME=(entries)``; with ``more`` it is added to."""
+
+    name: str
+    key: Word | None
+    more: bool
+    value: Pieces
+    entries: tuple[Word, ...] | None
+    line: int
+
+
+class Redirect(NamedTuple):
+    """``body`` is that of a here-document or a here-string."""
+
+    operator: str
+    descriptor: str
+    target: Word | None
+    body: Pieces | None
+
+
+class Simple(NamedTuple):
+    """A command; ``declares``: export, declare, local and the like."""
+
+    assignments: tuple[Assignment, ...]
+    words: tuple[Word, ...]
+    redirects: tuple[Redirect, ...]
+    declares: bool
+    line: int
+
+
+class Test(NamedTuple):
+    """``[ … ]``, or ``[[ … ]]`` (``double``)."""
+
+    words: tuple[Word, ...]
+    double: bool
+    line: int
+
+
+class Calculate(NamedTuple):
+    pieces: Pieces
+    line: int
+
+
+class If(NamedTuple):
+    """Of ``ways`` (condition, body) the first that holds, else ``otherwise``."""
+
+    ways: tuple[tuple[Body, Body], ...]
+    otherwise: Body | None
+
+
+class CaseItem(NamedTuple):
+    patterns: tuple[Word, ...]
+    body: Body
+    goes_on: bool  # into the next one's body: ;&
+
+
+class Case(NamedTuple):
+    subject: Word
+    items: tuple[CaseItem, ...]
+    text: str
+
+
+class For(NamedTuple):
+    """``for NAME in WORDS``; without words over the arguments."""
+
+    name: str
+    words: tuple[Word, ...] | None
+    body: Body
+    line: int
+
+
+class While(NamedTuple):
+    condition: Body
+    until: bool
+    body: Body
+    line: int
+
+
+class Count(NamedTuple):
+    """``for ((first; condition; step))``."""
+
+    parts: tuple[Pieces, Pieces, Pieces]
+    body: Body
+    line: int
+
+
+class Function(NamedTuple):
+    name: str
+    body: Body
+
+
+class Group(NamedTuple):
+    """``{ …; }``, or a shell of its own (``own``): ``( … )``, what runs in the background."""
+
+    body: Body
+    own: bool
+    redirects: tuple[Redirect, ...] = ()
+
+
+class Pipe(NamedTuple):
+    parts: tuple[Body, ...]
+
+
+class Both(NamedTuple):
+    """``left && right``, ``left || right``."""
+
+    left: Body
+    operator: str
+    right: Body
+
+
+class Not(NamedTuple):
+    body: Body
+
+
+class Unread(NamedTuple):
+    """Lines that the grammar does not read."""
+
+    text: str
+    file: str
+    line: int
+    last: int
+
+
+Statement = (
+    Simple
+    | Test
+    | Calculate
+    | If
+    | Case
+    | For
+    | While
+    | Count
+    | Function
+    | Group
+    | Pipe
+    | Both
+    | Not
+    | Unread
+)

@@ -1,0 +1,134 @@
+"""What a shell knows on its way through a text: variables, and where each word of them is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MAX_VALUE = 1_000_000  # characters of a variable
+_MAX_MARKS = 2_000
+
+
+class Text(str):
+    """A text with the lines that its parts are written in: (offset, line) each."""
+
+    __slots__ = ("marks",)
+    marks: tuple[tuple[int, int], ...]
+
+    @property
+    def line(self) -> int:
+        return self.line_at(0)
+
+    def line_at(self, at: int) -> int:
+        found = 0
+        for offset, line in self.marks:
+            if offset > at and found:
+                break
+            found = line
+        return found
+
+
+def marked(text: str, marks: tuple[tuple[int, int], ...]) -> Text:
+    found = Text(text)
+    found.marks = marks
+    return found
+
+
+def line_of(text: str, line: int) -> int:
+    return text.line or line if isinstance(text, Text) else line
+
+
+def joined(parts: Iterable[tuple[str, int]]) -> Text:
+    """Parts with their lines as one text."""
+    texts: list[str] = []
+    marks: list[tuple[int, int]] = []
+    size = 0
+    for text, line in parts:
+        if not text and marks:
+            continue
+        own = text.marks if isinstance(text, Text) else ((0, line),)
+        for offset, said in own:
+            if len(marks) < _MAX_MARKS and (not marks or marks[-1][1] != said):
+                marks.append((size + offset, said))
+        texts.append(text)
+        size += len(text)
+    return marked("".join(texts), tuple(marks))
+
+
+Value = str | tuple[str, ...] | dict[str, str]
+
+
+class Memory:
+    """Variables, with what they were at every place: :meth:`at`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.exported: set[str] = set()
+        self.all_exported = False
+        self.tables: set[str] = set()  # arrays by keys
+        self.integers: set[str] = set()
+        self.log: list[tuple[str, Value | None]] = []
+
+    def copy(self) -> Memory:
+        new = Memory()
+        new.values, new.exported = dict(self.values), set(self.exported)
+        new.all_exported, new.log = self.all_exported, list(self.log)
+        new.tables, new.integers = set(self.tables), set(self.integers)
+        return new
+
+    def get(self, name: str) -> Value | None:
+        return self.values.get(name)
+
+    def set(self, name: str, value: Value) -> None:
+        self.values[name] = value
+        self.log.append((name, value))
+        if self.all_exported:
+            self.exported.add(name)
+
+    def unset(self, name: str) -> None:
+        if name in self.values:
+            del self.values[name]
+            self.log.append((name, None))
+
+    def restore(self, values: dict[str, Value]) -> None:
+        """The variables of another time."""
+        for name in [n for n in self.values if n not in values]:
+            self.unset(name)
+        for name, value in values.items():
+            if self.values.get(name) is not value:
+                self.set(name, value)
+
+    def environment(self) -> dict[str, Value]:
+        """What a shell that is started gets."""
+        return {k: v for k, v in self.values.items() if k in self.exported}
+
+    def at(self, place: int) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for name, value in self.log[:place]:
+            if value is None:
+                found.pop(name, None)
+            else:
+                found[name] = value
+        return found
+
+
+# A value that does not follow from the text is a word that stays unread: `${NAME!why}`.
+WHY = re.compile(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}")
+
+
+def unfollowed(name: str, what: str = "") -> str:
+    """The value of a variable that does not follow from the text: one word, which says why."""
+    plain = re.sub(r"[{}$`\"'\\]", "", what)
+    return f"${{{name}!" + re.sub(r"[ \n\t]+", "~", plain) + "}"
+
+
+def reasons(word: str) -> dict[str, str]:
+    """Variable → what sets it, of those in a word that do not follow from the text."""
+    return {name: what.replace("~", " ") for name, what in WHY.findall(word) if what}
+
+
+def shown_plain(text: str) -> str:
+    """A value without the marks of what is not set, for those who do not ask why."""
+    if "!" not in text:
+        return text
+    return WHY.sub(lambda m: m[0] if m[2] else f"${{{m[1]}}}" if m[1].isidentifier() else f"${m[1]}", text)
