@@ -60,7 +60,7 @@ class _Then(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         if name in self._before:
-            return shown_plain(self._before[name])
+            return shown_plain(str(self._before[name]))
         places, values = self._history.of[name]
         at = bisect.bisect_left(places, self._place) - 1
         value = values[at] if at >= 0 else None
@@ -93,7 +93,7 @@ class _AtEnd(Mapping[str, str]):
         if name in self._values:
             return _joined(self._values[name])
         if name in self._alone:
-            return shown_plain(self._alone[name])
+            return shown_plain(str(self._alone[name]))
         _, values = self._history.of[name]
         value = next((v for v in values if v is not None), None)
         if value is None:
@@ -141,7 +141,7 @@ def read_script(
         history = _History(way.memory.log)
         commands = [
             StartedCommand(
-                [shown_plain(w) for w in c.words],
+                [_plain_word(str(w)) for w in c.words],
                 _Then(history, c.place, c.before),
                 c.lines,
                 c.file,
@@ -151,10 +151,10 @@ def read_script(
         asked = batch
         for inner in way.batches:
             asked = asked.over(slurm.script_request(inner))
-        texts = {name: shown_plain(said) for name, said in way.files.items()}
+        texts = {str(name): shown_plain(str(said)) for name, said in way.files.items()}
         found.append(
             Script(
-                commands, texts, _AtEnd(way, history), asked, tuple(way.sourced), way.conditions
+                commands, texts, _AtEnd(way, history), asked, tuple(_plain_word(str(w)) for w in way.sourced), way.conditions
             )
         )
     return found
@@ -172,10 +172,18 @@ def _check_characters(text: str) -> None:
         )
 
 
+_FILE = re.compile(r"/|\.(?:sh|py|json|ya?ml|toml|txt)$")
+
+
+def _plain_word(word: str) -> str:
+    """A word; why a part of it is not known is said of values, not of paths."""
+    return shown_plain(word, always=_FILE.search(word) is not None)
+
+
 def _joined(value: Value) -> str:
     if isinstance(value, dict):
         value = tuple(value.values())
-    return shown_plain(value if isinstance(value, str) else " ".join(value))
+    return shown_plain(str(value) if isinstance(value, str) else " ".join(value))
 
 
 def unset_names(word: str) -> list[str]:

@@ -107,7 +107,8 @@ class Expander:
             blank = "".join(c for c in ifs if c in _BLANKS)
             own = "".join(c for c in ifs if c not in _BLANKS)
             body = text.strip(blank)
-            cut = f"[{re.escape(blank)}]*[{re.escape(own)}][{re.escape(blank)}]*" if own else ""
+            around = f"[{re.escape(blank)}]*" if blank else ""
+            cut = f"{around}[{re.escape(own)}]{around}" if own else ""
             cut = "|".join(c for c in (cut, f"[{re.escape(blank)}]+" if blank else "") if c)
             words = re.split(cut, body) if body else []
             if words and not words[-1]:
@@ -130,11 +131,14 @@ class Expander:
         """What is left of a text after ``many`` words, as the last name of ``read`` gets it."""
         ifs = self.memory.get("IFS")
         ifs = ifs if isinstance(ifs, str) and "$" not in ifs else _BLANKS
-        blank = re.escape("".join(c for c in ifs if c in _BLANKS)) or "\\Z"
-        every = re.escape(ifs) or "\\Z"
+        if not ifs:
+            return text if not many else ""
+        blanks = re.escape("".join(c for c in ifs if c in _BLANKS))
+        blank = f"[{blanks}]*" if blanks else ""
+        every = re.escape(ifs)
         rest = text.strip("".join(c for c in ifs if c in _BLANKS))
         for _ in range(many):
-            rest = re.sub(rf"\A[^{every}]*([{blank}]*[{every}]?[{blank}]*|\Z)", "", rest, count=1)
+            rest = re.sub(rf"\A[^{every}]*({blank}[{every}]?{blank}|\Z)", "", rest, count=1)
         own = "".join(c for c in ifs if c not in _BLANKS)
         return rest[:-1] if own and rest[-1:] in own and not re.search(rf"[{every}]", rest[:-1]) else rest
 

@@ -142,6 +142,9 @@ class _Run:
     def _unread(self, node: Unread, way: Way) -> None:
         from meshwise.launch.find import may_start  # it reads commands, which come from here
 
+        if "<<" in node.text:
+            where = "an array" if "=(" in node.text else "what is not readable"
+            raise not_readable(f"a here-document in {where}", node.file, node.line, node.text)
         if may_start(node.text):
             raise not_readable("not readable", node.file, node.line, node.text)
         for match in _SETS.finditer(node.text):
@@ -324,14 +327,14 @@ class _Run:
                 if absent and _ARGUMENTS.search(node.condition.text):
                     return [way]  # the text as it is run without arguments
                 return self._once(node, [way], before)
-            key = way.key()
+            start = way.copy()
             turn = self._turn(node.body, way)
             if len(turn) != 1:
                 return self._after(node, turn, before)
             way = turn[0]
             if way.halt:
                 return [way]
-            if way.key() == key and (way.given, rows) == (from_files, from_files):
+            if way.same(start) and (way.given, rows) == (from_files, from_files):
                 return [way]  # it ends by what is outside the text
 
     def _once(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
@@ -10,6 +11,7 @@ from meshwise.launch.shell.values.parameters import known
 from meshwise.launch.shell.syntax.tree import Body
 
 MAX_WAYS = 16
+_NAMES = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9#@])")
 
 
 class Started(NamedTuple):
@@ -51,10 +53,22 @@ class Way:
         new.locals = [dict(each) for each in self.locals]
         return new
 
-    def key(self) -> Any:
-        held = self.memory
-        started = [(c.words, c.before) for c in self.commands]
-        return (self.halt, self.status, held.values, held.exported, self.files, started, self.functions)
+    def same(self, other: Way) -> bool:
+        """Whether another way has come to the same."""
+        mine, theirs = self.memory, other.memory
+        return (
+            self.halt == other.halt
+            and self.status == other.status
+            and len(self.commands) == len(other.commands)
+            and mine.values == theirs.values
+            and self.files == other.files
+            and mine.exported == theirs.exported
+            and all(
+                a is b or (a.words == b.words and a.before == b.before)
+                for a, b in zip(self.commands, other.commands, strict=True)
+            )
+            and self.functions == other.functions
+        )
 
 
 def distinct(ways: list[Way]) -> list[Way]:
@@ -64,7 +78,7 @@ def distinct(ways: list[Way]) -> list[Way]:
         return ways
     found: list[Way] = []
     for way in ways:
-        if all(way.key() != other.key() for other in found):
+        if not any(way.same(other) for other in found):
             found.append(way)
     return found if len(found) <= MAX_WAYS else _fewer(found)
 
@@ -78,11 +92,13 @@ def _fewer(ways: list[Way]) -> list[Way]:
     if len(found) <= MAX_WAYS:
         return found
     said = list(dict.fromkeys(c for way in ways for c in way.conditions if c != "else"))
+    names = list(dict.fromkeys(f"${n}" for n in _NAMES.findall(" ".join(said))))
     raise InputError(
-        f"command: more than {MAX_WAYS} ways through its branches ({shorten(', '.join(said), 120)})",
+        f"command: more than {MAX_WAYS} ways through its branches ({shorten(', '.join(said), 120)})"
+        + (f": {', '.join(names[:30])} are not set in the text" if names else ""),
         field="command",
-        value=said[-1] if said else None,
-        legal="the command that runs, or the script without its branches",
+        value=names[0] if names else said[-1] if said else None,
+        legal="the script with the variables of its conditions set before it, or the command that runs",
     )
 
 

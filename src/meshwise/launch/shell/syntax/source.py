@@ -144,7 +144,7 @@ def not_readable(what: str, file: str, line: int, text: str) -> InputError:
         f"command: {what} in {where}: {shown}",
         field="command",
         value=shown,
-        legal="a shell command with its quotes, brackets and here-documents closed",
+        legal="a shell command with its quotes closed, its brackets and here-documents too",
     )
 
 

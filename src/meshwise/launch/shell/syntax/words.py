@@ -108,8 +108,9 @@ class Reader:
         now: list[Piece] = []
         before: int | None = None
         for node in nodes:
-            if before is not None and before != node.start_byte:
-                for part in self._gap(before, node.start_byte, self.source.line(node)):
+            start = self._start(node)
+            if before is not None and before != start:
+                for part in self._gap(before, start, self.source.line(node)):
                     if part is not None:
                         now.append(part)
                     elif now:
@@ -138,24 +139,32 @@ class Reader:
         if kind in _EXPANDED:
             return self._expanded(node, quote, line)
         if not node.child_count:
-            text = source.text(node.start_byte, node.end_byte)
+            text = source.text(self._start(node), node.end_byte)
             if not _HIDDEN.search(text):
                 return [Piece("text", text, quote, line)]
             if _EXPANDS.search(text) and not (self.depth and text == self.source.text(2, 1 << 40)):
                 return self.again(text, quote, line)
-        return self.between(node.children, node.start_byte, node.end_byte, quote)
+        return self.between(node.children, self._start(node), node.end_byte, quote)
 
     def between(self, nodes: Sequence[Any], start: int, end: int, quote: str) -> list[Piece]:
         """From byte to byte: what is expanded among nodes, and the text between."""
         found: list[Piece] = []
         at = start
         for node in self._expansions(nodes):
-            if node.start_byte < at or node.end_byte > end:
+            first = self._start(node)
+            if first < at or node.end_byte > end:
                 continue
-            found += self.literal(at, node.start_byte, quote)
-            found += self._expanded(node, quote, self.source.line(node))
+            found += self.literal(at, first, quote)
+            found += self._expanded(node, quote, self.source.line_at(first))
             at = node.end_byte
         return found + self.literal(at, end, quote)
+
+    def _start(self, node: Any) -> int:
+        """Where a node begins: the grammar gives some the blanks before them in a string."""
+        data, at = self.source.data, int(node.start_byte)
+        while data[at : at + 1] in (b" ", b"\t", b"\n") or data[at : at + 2] == b"\\\n":
+            at += 2 if data[at : at + 1] == b"\\" else 1
+        return at
 
     def _expansions(self, nodes: Sequence[Any]) -> Iterator[Any]:
         for node in nodes:
@@ -173,7 +182,7 @@ class Reader:
 
     def _expanded(self, node: Any, quote: str, line: int) -> list[Piece]:
         source, kind = self.source, node.type
-        start, end = node.start_byte, node.end_byte
+        start, end = self._start(node), node.end_byte
         if kind == "string":
             inner = self.between(node.children, start + 1, end - 1, '"')
             return inner or [Piece("text", "", '"', line)]

@@ -118,7 +118,8 @@ WHY = re.compile(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}")
 
 def unfollowed(name: str, what: str = "") -> str:
     """The value of a variable that does not follow from the text: one word, which says why."""
-    plain = re.sub(r"[{}$`\"'\\]", "", what)
+    plain = re.sub(r"\$\{(\w+)[^{}]*\}", r"$\1", what)
+    plain = re.sub(r"[{}`\"'\\]", "", plain)
     return f"${{{name}!" + re.sub(r"[ \n\t]+", "~", plain) + "}"
 
 
@@ -127,8 +128,15 @@ def reasons(word: str) -> dict[str, str]:
     return {name: what.replace("~", " ") for name, what in WHY.findall(word) if what}
 
 
-def shown_plain(text: str) -> str:
-    """A value without the marks of what is not set, for those who do not ask why."""
+def shown_plain(text: str, always: bool = False) -> str:
+    """A value without the marks of what is not set, for those who do not ask why: those that say
+    nothing, or all of them."""
     if "!" not in text:
         return text
-    return WHY.sub(lambda m: m[0] if m[2] else f"${{{m[1]}}}" if m[1].isidentifier() else f"${m[1]}", text)
+
+    def plain(match: re.Match[str]) -> str:
+        if match[2] and not always:
+            return match[0]
+        return f"${{{match[1]}}}" if match[1].isidentifier() else f"${match[1]}"
+
+    return WHY.sub(plain, text)
