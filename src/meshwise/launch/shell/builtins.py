@@ -8,27 +8,159 @@ import re
 from collections.abc import Sequence
 
 from meshwise.errors import InputError
-from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.expand import MAX_WORDS, Expander
+from meshwise.launch.shell.syntax.statements import Assignment
+from meshwise.launch.shell.syntax.words import Word
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import MAX_VALUE, Memory, Value, joined, unfollowed
 from meshwise.launch.shell.values.outputs import formatted
 from meshwise.launch.shell.values.parameters import known
-from meshwise.launch.shell.syntax.statements import Assignment
-from meshwise.launch.shell.syntax.words import Word
 
 # commands that start nothing which could be a launch
 QUIET = frozenset(
-    "echo printf cd mkdir rm cp mv ls cat tee sed awk grep egrep sleep wait set unset shopt ulimit trap "
-    "module conda pip pip3 apt apt-get git date touch chmod chown hostname nvidia-smi rocm-smi kill pkill "
-    "true false : [ [[ (( test pushd popd ln tar wget curl read mapfile readarray shift let which command "
-    "source . alias head tail sort seq find return break continue scontrol type hash getopts export "
-    "declare local readonly typeset pgrep ping nc diff cmp basename dirname wc tr cut uniq exit umask "
-    "envsubst lscpu free df du id whoami uname jq rsync scp stat dnf yum builtin times".split()
+    [
+        "echo",
+        "printf",
+        "cd",
+        "mkdir",
+        "rm",
+        "cp",
+        "mv",
+        "ls",
+        "cat",
+        "tee",
+        "sed",
+        "awk",
+        "grep",
+        "egrep",
+        "sleep",
+        "wait",
+        "set",
+        "unset",
+        "shopt",
+        "ulimit",
+        "trap",
+        "module",
+        "conda",
+        "pip",
+        "pip3",
+        "apt",
+        "apt-get",
+        "git",
+        "date",
+        "touch",
+        "chmod",
+        "chown",
+        "hostname",
+        "nvidia-smi",
+        "rocm-smi",
+        "kill",
+        "pkill",
+        "true",
+        "false",
+        ":",
+        "[",
+        "[[",
+        "((",
+        "test",
+        "pushd",
+        "popd",
+        "ln",
+        "tar",
+        "wget",
+        "curl",
+        "read",
+        "mapfile",
+        "readarray",
+        "shift",
+        "let",
+        "which",
+        "command",
+        "source",
+        ".",
+        "alias",
+        "head",
+        "tail",
+        "sort",
+        "seq",
+        "find",
+        "return",
+        "break",
+        "continue",
+        "scontrol",
+        "type",
+        "hash",
+        "getopts",
+        "export",
+        "declare",
+        "local",
+        "readonly",
+        "typeset",
+        "pgrep",
+        "ping",
+        "nc",
+        "diff",
+        "cmp",
+        "basename",
+        "dirname",
+        "wc",
+        "tr",
+        "cut",
+        "uniq",
+        "exit",
+        "umask",
+        "envsubst",
+        "lscpu",
+        "free",
+        "df",
+        "du",
+        "id",
+        "whoami",
+        "uname",
+        "jq",
+        "rsync",
+        "scp",
+        "stat",
+        "dnf",
+        "yum",
+        "builtin",
+        "times",
+    ]
 )
 # whose outcome is a question, not a deed that is taken to work
 QUERIES = frozenset(
-    "grep egrep command which type hash pgrep ping nc curl wget diff cmp nvidia-smi rocm-smi find ls "
-    "getopts read lscpu id stat jq awk [ [[ (( test let expr".split()
+    [
+        "grep",
+        "egrep",
+        "command",
+        "which",
+        "type",
+        "hash",
+        "pgrep",
+        "ping",
+        "nc",
+        "curl",
+        "wget",
+        "diff",
+        "cmp",
+        "nvidia-smi",
+        "rocm-smi",
+        "find",
+        "ls",
+        "getopts",
+        "read",
+        "lscpu",
+        "id",
+        "stat",
+        "jq",
+        "awk",
+        "[",
+        "[[",
+        "((",
+        "test",
+        "let",
+        "expr",
+    ]
 )
 _KEYED = re.compile(r"\[([^\]]*)\](\+?)=(.*)", re.DOTALL)
 _SETS = re.compile(
@@ -57,9 +189,7 @@ def calculate(text: str, what: str, memory: Memory) -> bool | None:
         return None
 
 
-def perform(
-    words: list[str], line: int, given: str | None, expander: Expander
-) -> bool | None:
+def perform(words: list[str], line: int, given: str | None, expander: Expander) -> bool | None:
     """A command that sets variables; any other changes nothing. Whether it succeeds, as far as that is
     known; ``given``: what it reads, where that is in the text."""
     memory = expander.memory
@@ -211,10 +341,11 @@ def assign(said: Assignment, expander: Expander) -> tuple[str, str]:
         return name, _entry(said, old, text, inner)
     if name in memory.integers:
         try:
-            text = str(calculated(text, memory))
+            more = f"({old if isinstance(old, str) else 0})+" if said.more else ""
+            text = str(calculated(f"{more}({text})", memory))
         except NotKnown:
             text = unfollowed(name, f"an assignment in line {said.line}")
-    if said.more:
+    if said.more and name not in memory.integers:
         before = old[0] if isinstance(old, tuple) and old else old if isinstance(old, str) else ""
         if old is None:  # where its environment sets it, that stays before it
             before = ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.run import follow
-from meshwise.launch.shell.values.memory import Value, shown_plain
+from meshwise.launch.shell.values.memory import Value, file_name, shown_plain
 from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
@@ -152,9 +152,15 @@ def read_script(
         for inner in way.batches:
             asked = asked.over(slurm.script_request(inner))
         texts = {str(name): shown_plain(str(said)) for name, said in way.files.items()}
+        texts |= {f"./{name}": said for name, said in texts.items() if "/" not in name}
         found.append(
             Script(
-                commands, texts, _AtEnd(way, history), asked, tuple(_plain_word(str(w)) for w in way.sourced), way.conditions
+                commands,
+                texts,
+                _AtEnd(way, history),
+                asked,
+                tuple(_plain_word(str(w)) for w in way.sourced),
+                way.conditions,
             )
         )
     return found
@@ -172,12 +178,15 @@ def _check_characters(text: str) -> None:
         )
 
 
-_FILE = re.compile(r"/|\.(?:sh|py|json|ya?ml|toml|txt)$")
+_ENDING = re.compile(r"\.(?:sh|json|ya?ml|toml)$")
 
 
 def _plain_word(word: str) -> str:
     """A word; why a part of it is not known is said of values, not of paths."""
-    return shown_plain(word, always=_FILE.search(word) is not None)
+    if _ENDING.search(word) is not None and "$" in word:
+        before = "./" if word.startswith("./") else ""
+        return before + file_name(word)
+    return shown_plain(word, always="/" in word)
 
 
 def _joined(value: Value) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from meshwise.errors import InputError
+from meshwise.launch.shell.syntax.words import Calculation, Parameter, Piece, Pieces, Word
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import Memory, Text, joined, line_of, marked, unfollowed
-from meshwise.launch.shell.syntax.words import Calculation, Parameter, Piece, Pieces, Word
 
 MAX_WORDS = 150_000
 _MAX_DEPTH = 20
+_MAX_BRACES = 10_000  # words
 _BLANKS = " \t\n"
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*]")
 _LETTERS = re.compile(r"(?<![\w$])(?!0[xX])([A-Za-z_]\w*)")
@@ -61,7 +64,7 @@ class Expander:
                 done.append(joined(now))
             now = None
 
-        for piece in pieces:
+        for piece in self._chosen(pieces):
             if piece.kind == "text":
                 now = [*(now or []), (piece.text, piece.line)]
                 continue
@@ -94,6 +97,24 @@ class Expander:
         end()
         return done[:MAX_WORDS]
 
+    def _chosen(self, pieces: Pieces, depth: int = 0) -> Iterator[Piece]:
+        """Pieces, with the words of ``${X:-…}`` in place of those that stand for them."""
+        from meshwise.launch.shell.values.parameters import operand_of
+
+        for piece in pieces:
+            inner = piece.inner
+            operand = None
+            if isinstance(inner, Parameter) and inner.operator and depth < _MAX_DEPTH:
+                operand = operand_of(inner, self)
+            if operand is None:
+                yield piece
+            elif operand:
+                for part in self._chosen(operand, depth + 1):
+                    splits = part.kind == "text" and not part.quote and not piece.quote
+                    yield part._replace(kind="split") if splits else part
+            elif piece.quote:
+                yield Piece("text", "", piece.quote, piece.line)
+
     def _separator(self) -> str:
         ifs = self.memory.get("IFS")
         return ifs[:1] if isinstance(ifs, str) and "$" not in ifs else " "
@@ -114,9 +135,11 @@ class Expander:
             if words and not words[-1]:
                 words.pop()
             ends = text[-1:] in ifs and bool(text)
-            return bool(blank) and text[:1] in blank and bool(text), [
-                (w, line_of(text, line)) for w in words
-            ], ends
+            return (
+                bool(blank) and text[:1] in blank and bool(text),
+                [(w, line_of(text, line)) for w in words],
+                ends,
+            )
         if isinstance(text, Text) and len(text.marks) > 1:
             parts = [(m[0], text.line_at(m.start())) for m in _WORD.finditer(text)]
         else:
@@ -140,7 +163,11 @@ class Expander:
         for _ in range(many):
             rest = re.sub(rf"\A[^{every}]*({blank}[{every}]?{blank}|\Z)", "", rest, count=1)
         own = "".join(c for c in ifs if c not in _BLANKS)
-        return rest[:-1] if own and rest[-1:] in own and not re.search(rf"[{every}]", rest[:-1]) else rest
+        return (
+            rest[:-1]
+            if own and rest[-1:] in own and not re.search(rf"[{every}]", rest[:-1])
+            else rest
+        )
 
     def text(self, word: Word | Pieces) -> Text:
         """One text, as an assignment takes it."""
@@ -165,6 +192,8 @@ class Expander:
         if piece.kind == "name":
             entries = self.value(piece.inner)
             return Found(self._shown(piece, piece.inner), entries, piece.inner == "*")
+        if piece.kind == "split":
+            return Found(piece.text, (piece.text,))
         if self.depth > _MAX_DEPTH:
             return Found(piece.text, None)
         if piece.kind == "braced":
@@ -227,8 +256,8 @@ class Expander:
             return Found("$((" + re.sub(r"\s+", "", text) + "))", None)
 
     def _output(self, piece: Piece) -> Found:
-        from meshwise.launch.shell.values.outputs import output
         from meshwise.launch.shell.syntax.tree import Body
+        from meshwise.launch.shell.values.outputs import output
 
         source, nodes = piece.inner
         deeper = Expander(self.memory.copy(), self.files, self.depth + 1)
@@ -277,18 +306,33 @@ def _braces(pieces: Pieces) -> list[Pieces]:
     return found
 
 
-def _spread(text: str, depth: int = 0) -> list[str]:
+def _spread(text: str) -> list[str]:
+    done: list[str] = []
+    left = [text]
+    while left:
+        now = left.pop()
+        parts = _first_braces(now)
+        if parts is None:
+            done.append(now)
+        else:
+            left += reversed(parts)
+        if len(done) + len(left) > _MAX_BRACES:
+            raise InputError(
+                f"command: braces that make more than {_MAX_BRACES:,} words",
+                field="command",
+                value=text[:40],
+                legal="the command that runs",
+            )
+    return done
+
+
+def _first_braces(text: str) -> list[str] | None:
+    """What the first braces make of a text; None where it has none."""
     for match in _BRACES.finditer(text):
-        inner = match[1]
-        many = inner.split(",") if "," in inner else _ranged(inner)
-        if many is None or text[: match.start()].endswith("$"):
-            continue
-        if len(many) > 1000 or depth > 8:
-            return [text]
-        before, after = text[: match.start()], text[match.end() :]
-        found = [s for m in many for s in _spread(before + m + after, depth + 1)]
-        return found if len(found) <= 10_000 else [text]
-    return [text]
+        many = match[1].split(",") if "," in match[1] else _ranged(match[1])
+        if many is not None and not text[: match.start()].endswith("$"):
+            return [text[: match.start()] + m + text[match.end() :] for m in many]
+    return None
 
 
 def _ranged(text: str) -> list[str] | None:

@@ -6,13 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import shorten
 from meshwise.launch.shell import builtins, written
 from meshwise.launch.shell.builtins import QUERIES, QUIET, too_long, unknown
-from meshwise.launch.shell.values.conditions import case_matches, holds, tested
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.values.memory import Text, Value, line_of, unfollowed
-from meshwise.launch.shell.values.outputs import output
 from meshwise.launch.shell.syntax.source import Source, not_readable
 from meshwise.launch.shell.syntax.statements import (
     Both,
@@ -32,15 +29,21 @@ from meshwise.launch.shell.syntax.statements import (
     While,
 )
 from meshwise.launch.shell.syntax.tree import Body, body_of
-from meshwise.launch.shell.way import Started, Way, changed_is_unknown, distinct
+from meshwise.launch.shell.values.conditions import case_matches, holds, tested
+from meshwise.launch.shell.values.memory import Text, Value, file_name, line_of, unfollowed
+from meshwise.launch.shell.values.outputs import output
+from meshwise.launch.shell.way import MAX_OF_PART, Started, Way, changed_is_unknown, distinct
 from meshwise.launch.shell.within import Files, Within, inner_script
 from meshwise.launch.wrappers import slurm
 
 _MAX_DEPTH = 8  # of scripts in scripts, and of functions in functions
 _MAX_INSIDE = 40  # of statements
+MAX_TURNS = 1_000  # of a loop with a condition
 MAX_STEPS = 60_000  # statements followed, those of loops each time
 _ARGUMENTS = re.compile(r"\$\{?[#1@*]|getopts")
-_SETS = re.compile(r"\b([A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=|\b(?:read|mapfile|readarray|for)\s+(?:-\w+\s+)*(\w+)")
+_SETS = re.compile(
+    r"\b([A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=|\b(?:read|mapfile|readarray|for)\s+(?:-\w+\s+)*(\w+)"
+)
 _BEFORE = ("time", "builtin", "exec", "command", "nohup")
 
 
@@ -211,7 +214,7 @@ class _Run:
             if redirect.body is not None:
                 way.given = str(expander.text(redirect.body))
             elif redirect.operator == "<" and redirect.target is not None:
-                way.given = expander.files.get(str(expander.text(redirect.target)))
+                way.given = expander.files.get(file_name(str(expander.text(redirect.target))))
         said = written.printed_by(node, expander)
         ways = self._own(node.body, [way]) if node.own else self.body(node.body, [way])
         for each in ways:
@@ -261,7 +264,11 @@ class _Run:
             after = i
             while node.items[after].goes_on and after + 1 < len(node.items):
                 after += 1
-                ways = [x for w in ways for x in ([w] if w.halt else self.body(node.items[after].body, [w]))]
+                ways = [
+                    x
+                    for w in ways
+                    for x in ([w] if w.halt else self.body(node.items[after].body, [w]))
+                ]
             found += ways
         if left is not None:
             if found:
@@ -295,8 +302,10 @@ class _Run:
                 if not each.halt:
                     open_ = "$" in value and _loose(value)
                     each.memory.set(node.name, unfollowed(node.name) if open_ else value)
-            ways = [x for w in ways for x in ([w] if w.halt == "break" else self._turn(node.body, w))]
-            ways = distinct(ways)
+            ways = [
+                x for w in ways for x in ([w] if w.halt == "break" else self._turn(node.body, w))
+            ]
+            ways = distinct(ways, MAX_OF_PART)
         if any("$" in v and _loose(v) for v in values):
             for each in ways:
                 changed_is_unknown(each, before, f"the loop in line {node.line}")
@@ -312,7 +321,7 @@ class _Run:
         return ways
 
     def _while(self, node: While, way: Way) -> list[Way]:
-        from_files = way.given
+        turns = 0
         before = dict(way.memory.values)
         while True:
             rows = way.given
@@ -327,15 +336,18 @@ class _Run:
                 if absent and _ARGUMENTS.search(node.condition.text):
                     return [way]  # the text as it is run without arguments
                 return self._once(node, [way], before)
-            start = way.copy()
+            values, written_files = dict(way.memory.values), dict(way.files)
+            turns += 1
             turn = self._turn(node.body, way)
             if len(turn) != 1:
                 return self._after(node, turn, before)
             way = turn[0]
             if way.halt:
                 return [way]
-            if way.same(start) and (way.given, rows) == (from_files, from_files):
+            if way.given == rows and way.memory.values == values and way.files == written_files:
                 return [way]  # it ends by what is outside the text
+            if turns > MAX_TURNS:
+                return self._after(node, [way], before)
 
     def _once(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:
         """A loop of which is not known how often it runs."""
@@ -345,7 +357,7 @@ class _Run:
         for each in ways:
             if each.halt in ("", "break", "continue"):
                 changed_is_unknown(each, before, f"the loop in line {node.line}")
-        return distinct(ways)
+        return distinct(ways, MAX_OF_PART)
 
     def _count(self, node: Count, way: Way) -> list[Way]:
         what = f"the loop in line {node.line}"
@@ -357,7 +369,7 @@ class _Run:
             return done[-1] if done else True
 
         calculate(0)
-        while True:
+        for _ in range(MAX_TURNS):
             status = calculate(1)
             if status is False or way.halt:
                 return [way]
@@ -370,6 +382,7 @@ class _Run:
             if way.halt:
                 return [way]
             calculate(2)
+        return self._after(node, [way], before)
 
     # commands
 
@@ -401,7 +414,11 @@ class _Run:
         line = node.line
         while words and words[0] in _BEFORE and len(words) > 1 and not words[1].startswith("-"):
             words = words[1:]
-        status = builtins.perform(words, line, given, expander) if words[0] in QUIET or words[0] == "let" else True
+        status = (
+            builtins.perform(words, line, given, expander)
+            if words[0] in QUIET or words[0] == "let"
+            else True
+        )
         if words[0] in ("test",):
             status = tested(words[1:], expander)
         for name in kept:  # for one command only
@@ -485,11 +502,9 @@ class _Run:
                 _put(each, name, value)
             each.given = was
             each.halt = "" if each.halt == "return" else each.halt
-        return ways
+        return distinct(ways, MAX_OF_PART)
 
-    def _within(
-        self, inner: Within, before: tuple[tuple[str, str], ...], way: Way
-    ) -> list[Way]:
+    def _within(self, inner: Within, before: tuple[tuple[str, str], ...], way: Way) -> list[Way]:
         """A script in a command: it has its own arguments, and is started by what starts its shell. Only
         ``eval`` and ``source`` set variables of the shell that they are in."""
         memory, starter = way.memory, way.starter
@@ -518,8 +533,8 @@ class _Run:
         memory.restore({**own, **dict(before), **slurm.variables(asked)})
         memory.exported |= {n for n, _ in before} | set(slurm.variables(asked))
         builtins.arguments(memory, tuple(inner.words or ()))
-        if inner.file:
-            memory.set("0", inner.file)
+        if inner.file or inner.name:
+            memory.set("0", inner.file or inner.name)
         top, self.top = self.top, False
         ways = self.script(inner.text, [way], inner.file)
         self.top = top

@@ -6,11 +6,12 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.shell.syntax.tree import Body
 from meshwise.launch.shell.values.memory import Memory, Value, reasons, unfollowed
 from meshwise.launch.shell.values.parameters import known
-from meshwise.launch.shell.syntax.tree import Body
 
 MAX_WAYS = 16
+MAX_OF_PART = 4  # that come out of a turn of a loop, or of a function
 _NAMES = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9#@])")
 
 
@@ -71,16 +72,17 @@ class Way:
         )
 
 
-def distinct(ways: list[Way]) -> list[Way]:
+def distinct(ways: list[Way], most: int = MAX_WAYS) -> list[Way]:
     """Ways with the same outcome once; where they are too many, those that started the same are one, in
-    which what they disagree on is not known."""
+    which what they disagree on is not known.
+    """
     if len(ways) < 2:
         return ways
     found: list[Way] = []
     for way in ways:
         if not any(way.same(other) for other in found):
             found.append(way)
-    return found if len(found) <= MAX_WAYS else _fewer(found)
+    return found if len(found) <= most else _fewer(found)
 
 
 def _fewer(ways: list[Way]) -> list[Way]:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.shell.values.memory import file_name
 from meshwise.launch.wrappers.slurm import STARTERS
 
 _SHELLS = ("bash", "sh", "zsh", "dash", "ksh")
@@ -28,6 +29,7 @@ class Within(NamedTuple):
     starter: tuple[str, ...] = ()
     shell: str = "child"
     file: str = ""
+    name: str = ""  # its own $0
 
 
 class Files(NamedTuple):
@@ -40,14 +42,15 @@ class Files(NamedTuple):
         """The text of a script that a word names."""
         if word.endswith(_NO_SCRIPTS):
             return None
-        for name in (word, word.removeprefix("./"), "./" + word):
-            if name in self.written:
-                return self.written[name]
+        word = file_name(word)
+        if word in self.written:
+            return self.written[word]
         name = PurePosixPath(word).name
         ours = {PurePosixPath(k).name: v for k, v in self.beside.items()}
         return self.beside.get(word, ours.get(name))
 
     def any(self, word: str) -> str | None:
+        word = file_name(word)
         return self.written.get(word, self.beside.get(word))
 
 
@@ -93,7 +96,7 @@ def _shell(words: list[str], at: int, files: Files, given: str | None) -> Within
             text, more = words[i + 1], words[i + 2 :]
             if more and "$" not in text:
                 raise _split(more)
-            return Within(text, more[1:], starter)
+            return Within(text, more[1:], starter, name=more[0] if more else "")
         if word in ("-s", "--"):
             return Within(given, words[i + 1 :], starter) if given is not None else None
         if not word.startswith(("-", "+")) and word not in ("pipefail",):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.values.memory import Text
-from meshwise.launch.shell.values.outputs import output, printed
 from meshwise.launch.shell.syntax.statements import Group, Redirect, Simple
+from meshwise.launch.shell.values.memory import Text, file_name
+from meshwise.launch.shell.values.outputs import output, printed
 
 _MAX_FILES = 4_000_000  # characters of all
 _WRITES = (">", ">>", ">|", "&>", "&>>")
@@ -21,7 +21,7 @@ def read_by(redirects: Sequence[Redirect], expander: Expander, given: str | None
             text = expander.text(redirect.body)
             given = text
         elif redirect.operator == "<" and redirect.target is not None:
-            given = expander.files.get(str(expander.text(redirect.target)))
+            given = expander.files.get(file_name(str(expander.text(redirect.target))))
     return given
 
 
@@ -39,6 +39,7 @@ def redirect(
 
 
 def put(name: str, said: str | None, more: bool, files: dict[str, str]) -> None:
+    name = file_name(name)
     if said is None:
         files.pop(name, None)
         return
@@ -68,13 +69,15 @@ def follow_files(
             if not name.startswith("/dev/"):
                 put(name, given, "-a" in words, files)
     elif program in ("cp", "mv") and len(names) == 2:
-        text = expander.files.get(names[0])
+        text = expander.files.get(file_name(names[0]))
         put(names[1], text, False, files)
         if program == "mv":
-            files.pop(names[0], None)
-    elif program == "rm" or (program in ("sed", "perl") and any(re.match(r"-\w*i", w) for w in words[1:])):
+            files.pop(file_name(names[0]), None)
+    elif program == "rm" or (
+        program in ("sed", "perl") and any(re.match(r"-\w*i", w) for w in words[1:])
+    ):
         for name in names:
-            files.pop(name, None)
+            files.pop(file_name(name), None)
     if any(r.operator in _WRITES for r in redirects):
         redirect(redirects, said_by(words, given, expander), expander, files)
 
@@ -87,7 +90,9 @@ def said_by(words: list[str], given: str | None, expander: Expander) -> str | No
     if program == "echo":
         plain = printed([w.replace("$", "\0") for w in words], "", {})
         return None if plain is None else _kept(plain.replace("\0", "$"), words)
-    return printed(words, given or "", expander.files) if given is not None or len(words) > 1 else None
+    return (
+        printed(words, given or "", expander.files) if given is not None or len(words) > 1 else None
+    )
 
 
 def _kept(said: str, words: list[str]) -> str:

@@ -53,7 +53,8 @@ class Source:
         self, text: str, file: str = "", line: int = 1, lines: Callable[[int], int] | None = None
     ) -> None:
         self._lines = lines  # of an offset, where the text is put together of several
-        self.data = text.encode("utf-8", "replace")
+        # without a last line's end what is open is told less well
+        self.data = text.encode("utf-8", "replace") + b"\n"
         self.file, self.first = file, line
         self.covered: list[tuple[int, int]] = []
         self.root = self._parsed()
@@ -82,7 +83,7 @@ class Source:
         if data.rstrip().endswith(b"\\"):  # a line that would go on, and no line after it
             data[len(data.rstrip()) - 1] = 32
         for match in _UNREAD.finditer(data):
-            self._cover(data, match.start(1) - 1, match.end(1))
+            self._cover(data, match.start() + 2, match.end() - 1)
         root = _tree(bytes(data), self)
         for _ in range(_ROUNDS):
             if not root.has_error:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from meshwise.launch.shell.syntax.redirects import REDIRECTS, RedirectReader
 from meshwise.launch.shell.syntax.source import Source
 from meshwise.launch.shell.syntax.statements import (
     Assignment,
@@ -27,10 +28,8 @@ from meshwise.launch.shell.syntax.statements import (
     Unread,
     While,
 )
-from meshwise.launch.shell.syntax.words import Piece, Pieces, Reader, Word, raw
+from meshwise.launch.shell.syntax.words import Pieces, Reader, Word
 
-_REDIRECTS = ("file_redirect", "heredoc_redirect", "herestring_redirect")
-_DECLARES = ("declaration_command", "unset_command")
 _ENDS = (";", "\n", ";;", "&", "comment")
 
 
@@ -68,6 +67,7 @@ class _Builder:
 
     def __init__(self, source: Source) -> None:
         self.source, self.reader = source, Reader(source)
+        self.redirects = RedirectReader(self.reader)
 
     def statements(self, nodes: Sequence[Any]) -> list[Statement]:
         found: list[Statement] = []
@@ -75,7 +75,7 @@ class _Builder:
         for node in nodes:
             if node.type == "&" and found:
                 found[-1] = Group(Body(self.source, (), (found[-1],)), True)
-            if not node.is_named and node.type not in ("[[", "[") or node.type == "comment":
+            if (not node.is_named and node.type not in ("[[", "[")) or node.type == "comment":
                 continue
             beside = any(
                 node.end_point[0] == first or node.start_point[0] == last for first, last in broken
@@ -116,10 +116,10 @@ class _Builder:
             before = child
             if child.type == "variable_assignment" and not now:
                 assignments.append(self._assigned(child))
-            elif child.type in _REDIRECTS:
+            elif child.type in REDIRECTS:
                 words += self.reader.words(now)
                 now = []
-                made = self._redirect(child)
+                made = self.redirects.redirects(child)
                 if made is None:
                     return self._unread(node)
                 redirects += made
@@ -187,20 +187,22 @@ class _Builder:
         words: list[Word] = []
         body = None
         for child in node.children:
-            if child.type in _REDIRECTS:
-                made = self._redirect(child)
+            if child.type in REDIRECTS:
+                made = self.redirects.redirects(child)
                 if made is None:
                     return self._unread(node)
                 redirects += made
                 if child.type == "heredoc_redirect":
-                    words += self._more_words(child)
-                    tail += self._tail(child)
+                    words += self.redirects.more_words(child)
+                    tail += self.redirects.tail(child)
             elif child.type == "ERROR" or body is not None:
                 return self._unread(node)
             else:
                 body = child
         made_body = Simple((), (), (), False, self.source.line(node))
-        whole = self._with(self.statement(body) if body is not None else made_body, redirects, words)
+        whole = self._with(
+            self.statement(body) if body is not None else made_body, redirects, words
+        )
         for operator, after in tail:
             left = self._one(whole, node)
             if operator in ("&&", "||"):
@@ -209,9 +211,7 @@ class _Builder:
                 whole = Pipe((left, *self._parts(after)))
         return whole
 
-    def _with(
-        self, made: Statement, redirects: list[Redirect], words: list[Word]
-    ) -> Statement:
+    def _with(self, made: Statement, redirects: list[Redirect], words: list[Word]) -> Statement:
         """A statement with redirects of its last command, which the grammar puts around all."""
         if isinstance(made, Simple):
             return made._replace(
@@ -219,9 +219,7 @@ class _Builder:
             )
         if isinstance(made, Both):
             (last,) = made.right
-            return made._replace(
-                right=Body(self.source, (), (self._with(last, redirects, words),))
-            )
+            return made._replace(right=Body(self.source, (), (self._with(last, redirects, words),)))
         if isinstance(made, Pipe):
             (last,) = made.parts[-1]
             changed = Body(self.source, (), (self._with(last, redirects, words),))
@@ -229,75 +227,6 @@ class _Builder:
         if isinstance(made, Unread):
             return made
         return Group(Body(self.source, (), (made,)), False, tuple(redirects))
-
-    def _redirect(self, node: Any) -> list[Redirect] | None:
-        if node.type == "heredoc_redirect":
-            return self._here_document(node)
-        if node.has_error:
-            return None
-        operator = descriptor = ""
-        targets: list[Any] = []
-        for child in node.children:
-            if child.type == "file_descriptor":
-                descriptor = self.source.text(child.start_byte, child.end_byte)
-            elif not operator and not child.is_named:
-                operator = child.type
-            else:
-                targets.append(child)
-        words = self.reader.words(targets)
-        if operator == "<<<":
-            text = tuple(p for w in words for p in w.pieces)
-            return [Redirect(operator, descriptor, None, text)]
-        return [Redirect(operator, descriptor, words[0] if words else None, None)]
-
-    def _here_document(self, node: Any) -> list[Redirect] | None:
-        source = self.source
-        found: list[Redirect] = []
-        quoted = False
-        operator, body = "<<", None
-        for child in node.children:
-            if child.type in ("<<", "<<-"):
-                operator = child.type
-            elif child.type == "heredoc_start":
-                said = source.text(child.start_byte, child.end_byte)
-                quoted = any(c in said for c in "'\"\\")
-            elif child.type == "heredoc_body":
-                body = child
-            elif child.type in _REDIRECTS:
-                more = self._redirect(child)
-                if more is None:
-                    return None
-                found += more
-            elif child.type == "ERROR":
-                return None
-        pieces: list[Piece] = []
-        if body is not None:
-            start, end = body.start_byte, body.end_byte
-            if quoted:
-                pieces = raw(source.text(start, end), source.line(body))
-            else:
-                pieces = self.reader.between(body.children, start, end, "h")
-        if operator == "<<-":
-            pieces = _without_tabs(pieces)
-        return [Redirect("<<", "", None, tuple(pieces)), *found]
-
-    def _more_words(self, node: Any) -> list[Word]:
-        """Arguments after a here-document's delimiter."""
-        return self.reader.words(node.children_by_field_name("argument"))
-
-    def _tail(self, node: Any) -> list[tuple[str, Any]]:
-        """What follows a here-document's delimiter in its line: (operator, statement)."""
-        found = []
-        operator = ""
-        for child in node.children:
-            if child.type in ("&&", "||"):
-                operator = child.type
-            elif child.type == "pipeline":
-                found.append(("|", child))
-            elif operator and child.type not in ("heredoc_body", "heredoc_end", *_REDIRECTS):
-                found.append((operator, child))
-                operator = ""
-        return found
 
     # several commands
 
@@ -366,7 +295,9 @@ class _Builder:
                 at = next((i for i, c in enumerate(child.children) if c.type == "then"), None)
                 if at is None:
                     return self._unread(node)
-                ways.append((self._body(child.children[1:at]), self._body(child.children[at + 1 :])))
+                ways.append(
+                    (self._body(child.children[1:at]), self._body(child.children[at + 1 :]))
+                )
             elif child.type == "else_clause":
                 otherwise = self._body(child.children[1:])
             elif child.type != "fi":
@@ -480,17 +411,3 @@ def _flat(nodes: Sequence[Any]) -> Iterator[Any]:
             yield from _flat(node.children)
         else:
             yield node
-
-
-def _without_tabs(pieces: list[Piece]) -> list[Piece]:
-    found: list[Piece] = []
-    begins = True
-    for piece in pieces:
-        if piece.kind == "text":
-            if begins:
-                piece = piece._replace(text=piece.text.lstrip("\t"))
-            begins = piece.text.endswith("\n") or (begins and not piece.text)
-        else:
-            begins = False
-        found.append(piece)
-    return found

@@ -22,6 +22,8 @@ _EXPANDED = frozenset(
         "translated_string",
     ]
 )
+_PLAIN = ("word", "number")
+_BLANK = b" \t\n\\"
 _ESCAPES = {
     "a": "\a",
     "b": "\b",
@@ -107,9 +109,14 @@ class Reader:
         found: list[Word] = []
         now: list[Piece] = []
         before: int | None = None
+        data = self.source.data
         for node in nodes:
             start = self._start(node)
-            if before is not None and before != start:
+            if before is not None and data[before:start] == b" ":
+                if now:
+                    found.append(Word(tuple(now), now[0].line))
+                now = []
+            elif before is not None and before != start:
                 for part in self._gap(before, start, self.source.line(node)):
                     if part is not None:
                         now.append(part)
@@ -135,14 +142,18 @@ class Reader:
 
     def pieces(self, node: Any, quote: str = "") -> list[Piece]:
         """Of one node: a word, a string, an expansion, or several without a space."""
-        kind, line, source = node.type, self.source.line(node), self.source
+        kind, source = node.type, self.source
         if kind in _EXPANDED:
-            return self._expanded(node, quote, line)
-        if not node.child_count:
-            text = source.text(self._start(node), node.end_byte)
+            return self._expanded(node, quote, source.line(node))
+        if kind in _PLAIN or not node.child_count:
+            start = self._start(node)
+            text = source.text(start, node.end_byte)
+            line = source.line_at(start)
             if not _HIDDEN.search(text):
                 return [Piece("text", text, quote, line)]
-            if _EXPANDS.search(text) and not (self.depth and text == self.source.text(2, 1 << 40)):
+            if _EXPANDS.search(text) and not (
+                self.depth and text == self.source.text(2, 1 << 40)[:-1]
+            ):
                 return self.again(text, quote, line)
         return self.between(node.children, self._start(node), node.end_byte, quote)
 
@@ -162,6 +173,8 @@ class Reader:
     def _start(self, node: Any) -> int:
         """Where a node begins: the grammar gives some the blanks before them in a string."""
         data, at = self.source.data, int(node.start_byte)
+        if data[at] not in _BLANK:
+            return at
         while data[at : at + 1] in (b" ", b"\t", b"\n") or data[at : at + 2] == b"\\\n":
             at += 2 if data[at : at + 1] == b"\\" else 1
         return at
@@ -197,6 +210,10 @@ class Reader:
             return [Piece("name", text, quote, line, text[1:])]
         if kind == "expansion":
             return [self.parameter(text, quote, line)]
+        if kind == "command_substitution" and text.startswith("$((") and text.endswith("))"):
+            # in a here-document the grammar takes it for brackets in a command
+            inside = tuple(self.again(text[3:-2], '"', line))
+            return [Piece("arithmetic", text, quote, line, Calculation(inside))]
         if kind == "command_substitution":
             return [Piece("command", text, quote, line, self._commands(node, text, line))]
         if kind == "process_substitution":
@@ -215,7 +232,7 @@ class Reader:
     def parameter(self, text: str, quote: str, line: int) -> Piece:
         """``${…}`` by its text."""
         match = _PARAMETER.fullmatch(text[2:-1]) if text.startswith("${") else None
-        if match is None or text.startswith("${!") and match[3] == "":
+        if match is None or (text.startswith("${!") and match[3] == ""):
             return Piece("braced", text, quote, line)
         indirect, length, name, index, operator, rest = match.groups()
         if (operator is None and rest) or (indirect and length):
@@ -234,7 +251,11 @@ class Reader:
         inside = '"' if operator == ":" else inside
         parts = tuple(tuple(self.again(o, inside, line)) for o in operands)
         return Piece(
-            "braced", text, quote, line, Parameter(indirect or length, name, key, operator or "", parts)
+            "braced",
+            text,
+            quote,
+            line,
+            Parameter(indirect or length, name, key, operator or "", parts),
         )
 
     def again(self, text: str, quote: str, line: int) -> list[Piece]:
@@ -249,7 +270,9 @@ class Reader:
             inner = Source(f'"{text}"', self.source.file, line)
         else:
             covered = text if runs else _CUTTING.sub(lambda m: chr(_PRIVATE + ord(m[0])), text)
-            covered = re.sub(r"\$[\ue000-\uf8ff]", lambda m: "$" + chr(ord(m[0][1]) - _PRIVATE), covered)
+            covered = re.sub(
+                r"\$[\ue000-\uf8ff]", lambda m: "$" + chr(ord(m[0][1]) - _PRIVATE), covered
+            )
             covered = _braces_back(covered)
             inner = Source(f": {covered}", self.source.file, line)
         reader = Reader(inner, self.depth + 1)
@@ -257,7 +280,9 @@ class Reader:
             return [Piece("braced", text, quote, line)]
         node = inner.root.children[0]
         if quote:
-            found = reader.pieces(node) if node.type != "command" else reader.pieces(node.children[0])
+            found = (
+                reader.pieces(node) if node.type != "command" else reader.pieces(node.children[0])
+            )
             return [p._replace(quote="'" if p.quote == "'" else quote) for p in found]
         found = [p for w in reader.words(node.children[1:]) for p in w.pieces]
         return [p._replace(text=_shown(p.text)) if p.kind == "text" else p for p in found]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.values.parameters import glob_pattern, known, text_pattern
 from meshwise.launch.shell.syntax.statements import Test
 from meshwise.launch.shell.syntax.words import Word
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
+from meshwise.launch.shell.values.memory import file_name
+from meshwise.launch.shell.values.parameters import glob_pattern, known, text_pattern
 
 _NUMBERS = ("-eq", "-ne", "-lt", "-le", "-gt", "-ge")
 _TEXTS = ("=", "==", "!=", "<", ">", "=~", "-ef", "-nt", "-ot")
@@ -77,7 +78,13 @@ class _Double:
         while self._is(self.or_):
             self.at += 1
             other = self._all()
-            value = True if value is True or other is True else None if None in (value, other) else False
+            value = (
+                True
+                if value is True or other is True
+                else None
+                if None in (value, other)
+                else False
+            )
         return value
 
     def _all(self) -> bool | None:
@@ -86,7 +93,11 @@ class _Double:
             self.at += 1
             other = self._one()
             value = (
-                False if value is False or other is False else None if None in (value, other) else True
+                False
+                if value is False or other is False
+                else None
+                if None in (value, other)
+                else True
             )
         return value
 
@@ -126,7 +137,7 @@ def _one_word(operator: str, text: str, expander: Expander) -> bool | None:
     if operator == "-v":
         return True if expander.memory.get(text) is not None else None
     if operator in ("-f", "-e", "-s", "-r"):
-        return True if text in expander.files else None
+        return True if file_name(text) in expander.files else None
     return None
 
 
@@ -154,9 +165,7 @@ def _numbers(a: str, operator: str, b: str, expander: Expander, calculates: bool
     try:
         if not calculates and not all(re.fullmatch(r"\s*[-+]?\d+\s*", t) for t in (a, b)):
             return None
-        left, right = (
-            calculated(t, expander.memory) if calculates else int(t) for t in (a, b)
-        )
+        left, right = (calculated(t, expander.memory) if calculates else int(t) for t in (a, b))
     except NotKnown:
         return None
     compared = {

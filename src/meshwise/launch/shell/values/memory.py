@@ -140,3 +140,11 @@ def shown_plain(text: str, always: bool = False) -> str:
         return f"${{{match[1]}}}" if match[1].isidentifier() else f"${match[1]}"
 
     return WHY.sub(plain, text)
+
+
+def file_name(text: str) -> str:
+    """A file's name with what is not set written in one way: ``$JOB.json`` and ``${JOB}.json`` are one."""
+    if "$" not in text:
+        return text.removeprefix("./")
+    plain = shown_plain(text, always=True)
+    return re.sub(r"\$([A-Za-z_]\w*)", r"${\1}", plain).removeprefix("./")

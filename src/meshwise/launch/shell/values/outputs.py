@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.values.memory import Memory
-from meshwise.launch.shell.values.parameters import known
 from meshwise.launch.shell.syntax.statements import Pipe, Redirect, Simple, Statement
 from meshwise.launch.shell.syntax.tree import Body
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
+from meshwise.launch.shell.values.memory import Memory, file_name
+from meshwise.launch.shell.values.parameters import known
 
 _MAX_NUMBERS = 10_000
 _FORMAT = re.compile(r"%(%|([-0 +#]*)(\d*)(?:\.(\d+))?([sdiqb]))")
@@ -52,17 +52,18 @@ def _given(redirect: Redirect, expander: Expander) -> str | None:
         return str(expander.text(redirect.body)) + ("\n" if redirect.operator == "<<<" else "")
     target = str(expander.text(redirect.target)) if redirect.target is not None else ""
     if redirect.operator == "<":
-        return expander.files.get(target)
+        return expander.files.get(file_name(target))
     return "" if redirect.descriptor == "2" else None
 
 
 def printed(words: list[str], given: str, files: dict[str, str]) -> str | None:
     """What a command with these words prints; ``given``: what it reads."""
     made = _COMMANDS.get(words[0].rpartition("/")[2])
-    if made is None or not all(map(known, words)) or not known(given):
+    plain = words[:1] if words[0] == "awk" else words  # whose own $1 is none of the shell's
+    if made is None or not all(map(known, plain)) or not known(given):
         return None
     if words[0] == "cat":
-        names = words[1:]
+        names = [file_name(w) for w in words[1:]]
         if any(n not in files and n != "-" for n in names):
             return None
         said = "".join(given if n == "-" else files[n] for n in names) if names else given
@@ -124,6 +125,8 @@ def _seq(words: list[str], _: str) -> str | None:
     between = "\n"
     if words[:1] == ["-s"] and len(words) > 1:
         between, words = words[1], words[2:]
+    elif words and words[0].startswith("-s"):
+        between, words = words[0][2:], words[1:]
     if not 1 <= len(words) <= 3 or not all(re.fullmatch(r"-?\d{1,9}", w) for w in words):
         return None
     numbers = [int(w) for w in words]
@@ -239,7 +242,11 @@ def _number(text: str) -> str | None:
 
 def _expr(words: list[str], _: str) -> str | None:
     plain = all(re.fullmatch(r"-?\d+|[-+*/%()]", w) for w in words)
-    return _number(" ".join(w.lstrip("0") or "0" if w.isdigit() else w for w in words)) if plain else None
+    return (
+        _number(" ".join(w.lstrip("0") or "0" if w.isdigit() else w for w in words))
+        if plain
+        else None
+    )
 
 
 def _xargs(words: list[str], given: str) -> str | None:

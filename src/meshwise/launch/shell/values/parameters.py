@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.syntax.words import Parameter, Pieces, Word
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 
 if TYPE_CHECKING:
     from meshwise.launch.shell.expand import Expander
@@ -116,15 +116,34 @@ def _length(
     return (str(len("".join(value))),)
 
 
+def operand_of(said: Parameter, expander: Expander) -> Pieces | None:
+    """The word of ``:-`` or ``:+`` where that is what it stands for, with its own quotes."""
+    operator = said.operator
+    if operator[-1:] not in ("-", "+") or said.prefix:
+        return None
+    index = _index(said.index, expander)
+    if index is not None and not known(index):
+        return None
+    empty, perhaps = _emptiness(operator, _entries(said.name, index, expander))
+    if operator[-1] == "+":
+        return None if empty or perhaps else said.operands[0]
+    return said.operands[0] if empty else None
+
+
+def _emptiness(operator: str, value: Entries | None) -> tuple[bool, bool]:
+    """(whether a value counts as none, whether it may: what does not follow from the text may be
+    empty)."""
+    text = "" if value is None else " ".join(value)
+    empty = not value if operator[0] != ":" else not text
+    return empty, bool(text) and not _UNKNOWN.sub("", text).strip() and operator[0] == ":"
+
+
 def _or_else(
     said: Parameter, value: Entries | None, index: str | None, expander: Expander
 ) -> Entries | None:
     """``:-``, ``:=``, ``:?``, ``:+`` and those without a colon."""
     operator = said.operator
-    text = "" if value is None else " ".join(value)
-    empty = not value if operator[0] != ":" else not text
-    # what is set by what does not follow from the text may be empty
-    perhaps = bool(text) and not _UNKNOWN.sub("", text).strip() and operator[0] == ":"
+    empty, perhaps = _emptiness(operator, value)
     if operator[-1] == "+":
         if perhaps:
             return None
@@ -141,9 +160,7 @@ def _default(said: Parameter, expander: Expander) -> Entries:
     return (expander.text(said.operands[0]),)
 
 
-def _part(
-    said: Parameter, value: Entries, index: str | None, expander: Expander
-) -> Entries | None:
+def _part(said: Parameter, value: Entries, index: str | None, expander: Expander) -> Entries | None:
     try:
         numbers = [calculated(str(expander.text(o)), expander.memory) for o in said.operands[:2]]
     except NotKnown:
