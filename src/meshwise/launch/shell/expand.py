@@ -234,8 +234,8 @@ class Expander:
         if not isinstance(inner, Parameter):
             why = re.fullmatch(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}", piece.text)
             return Found(piece.text, (piece.text,) if why else None)
-        whole = (inner.index is not None and inner.index.bare == "*") or (
-            inner.index is not None and [p.text for p in inner.index.pieces] == ["*"]
+        whole = (inner.key is not None and inner.key.bare == "*") or (
+            inner.key is not None and [p.text for p in inner.key.pieces] == ["*"]
         )
         deeper = Expander(self.memory, self.files, self.depth + 1, self.name)
         entries = parameter(inner, deeper)
@@ -273,12 +273,12 @@ class Expander:
 def _many(piece: Piece) -> bool:
     """Whether a piece stands for entries of an array: none of them is no word."""
     if piece.kind == "name":
-        return piece.inner == "@"
+        return str(piece.inner) == "@"
     inner = piece.inner
     if not isinstance(inner, Parameter):
         return False
     return inner.name == "@" or (
-        inner.index is not None and [p.text for p in inner.index.pieces] == ["@"]
+        inner.key is not None and [p.text for p in inner.key.pieces] == ["@"]
     )
 
 

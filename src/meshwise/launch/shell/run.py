@@ -8,15 +8,13 @@ from collections.abc import Mapping
 
 from meshwise.errors import shorten
 from meshwise.launch.shell import builtins, written
-from meshwise.launch.shell.builtins import QUERIES, QUIET, too_long, unknown
-from meshwise.launch.shell.expand import Expander
+from meshwise.launch.shell.builtins import too_long, unknown
+from meshwise.launch.shell.calls import Calls
 from meshwise.launch.shell.syntax.source import Source, not_readable
 from meshwise.launch.shell.syntax.statements import (
     Both,
     Calculate,
     Case,
-    Count,
-    For,
     Function,
     Group,
     If,
@@ -26,25 +24,19 @@ from meshwise.launch.shell.syntax.statements import (
     Statement,
     Test,
     Unread,
-    While,
 )
 from meshwise.launch.shell.syntax.tree import Body, body_of
-from meshwise.launch.shell.values.conditions import case_matches, holds, tested
-from meshwise.launch.shell.values.memory import Text, Value, file_name, line_of, unfollowed
+from meshwise.launch.shell.values.conditions import case_matches, holds
+from meshwise.launch.shell.values.memory import Text, Value, file_name
 from meshwise.launch.shell.values.outputs import output
-from meshwise.launch.shell.way import MAX_OF_PART, Started, Way, changed_is_unknown, distinct
-from meshwise.launch.shell.within import Files, Within, inner_script
-from meshwise.launch.wrappers import slurm
+from meshwise.launch.shell.way import Way, distinct
 
-_MAX_DEPTH = 8  # of scripts in scripts, and of functions in functions
+_MAX_DEPTH = 8  # of scripts in scripts
 _MAX_INSIDE = 40  # of statements
-MAX_TURNS = 1_000  # of a loop with a condition
 MAX_STEPS = 60_000  # statements followed, those of loops each time
-_ARGUMENTS = re.compile(r"\$\{?[#1@*]|getopts")
 _SETS = re.compile(
     r"\b([A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=|\b(?:read|mapfile|readarray|for)\s+(?:-\w+\s+)*(\w+)"
 )
-_BEFORE = ("time", "builtin", "exec", "command", "nohup")
 
 
 def follow(
@@ -61,13 +53,8 @@ def follow(
     return [w for w in ways if w.commands or w.files] or ways[:1]
 
 
-class _Run:
+class _Run(Calls):
     """What all ways through a text share."""
-
-    def __init__(self, beside: Mapping[str, str], wins: Mapping[str, str]) -> None:
-        self.beside, self.wins = beside, wins
-        self.steps = self.inside = self.scripts = self.calls = 0
-        self.top = True  # no shell around it but its own: an exit ends the way
 
     def script(self, text: str, ways: list[Way], file: str) -> list[Way]:
         if self.scripts > _MAX_DEPTH:
@@ -109,11 +96,11 @@ class _Run:
         if self.steps > MAX_STEPS:
             raise too_long(f"more than {MAX_STEPS:,} statements to follow")
         if isinstance(node, Simple):
-            return self._simple(node, way)
+            return self.simple(node, way)
         if isinstance(node, Test):
-            way.status = holds(node, self._expander(way))
+            way.status = holds(node, self.expander(way))
         elif isinstance(node, Calculate):
-            text = str(self._expander(way).text(node.pieces))
+            text = str(self.expander(way).text(node.pieces))
             way.status = builtins.calculate(text, f"((…)) in line {node.line}", way.memory)
         elif isinstance(node, Function):
             way.functions[node.name] = node.body
@@ -136,11 +123,8 @@ class _Run:
         elif isinstance(node, Case):
             return self._case(node, way)
         else:
-            return self._loop(node, way)
+            return self.loop(node, way)
         return [way]
-
-    def _expander(self, way: Way) -> Expander:
-        return Expander(way.memory, {**self.beside, **way.files} if self.beside else way.files)
 
     def _unread(self, node: Unread, way: Way) -> None:
         from meshwise.launch.find import may_start  # it reads commands, which come from here
@@ -179,7 +163,7 @@ class _Run:
         ways = [way]
         given: str | None = None
         for i, part in enumerate(node.parts):
-            expander = self._expander(way)
+            expander = self.expander(way)
             first = None
             if i < len(node.parts) - 1 and (i == 0 or given is not None):
                 first = output(Body(part.source, (), tuple(part)), expander, given or "")
@@ -209,7 +193,7 @@ class _Run:
 
     def _group(self, node: Group, way: Way) -> list[Way]:
         before = way.given
-        expander = self._expander(way)
+        expander = self.expander(way)
         for redirect in node.redirects:
             if redirect.body is not None:
                 way.given = str(expander.text(redirect.body))
@@ -219,7 +203,7 @@ class _Run:
         ways = self._own(node.body, [way]) if node.own else self.body(node.body, [way])
         for each in ways:
             each.given = before
-            written.redirect(node.redirects, said, self._expander(each), each.files)
+            written.redirect(node.redirects, said, self.expander(each), each.files)
             each.status = True if node.own and not each.halt else each.status
         return ways
 
@@ -249,11 +233,11 @@ class _Run:
     def _case(self, node: Case, way: Way) -> list[Way]:
         found: list[Way] = []
         left: Way | None = way
-        text = str(self._expander(way).text(node.subject))
+        text = str(self.expander(way).text(node.subject))
         for i, item in enumerate(node.items):
             if left is None:
                 break
-            fits = case_matches(text, item.patterns, self._expander(left))
+            fits = case_matches(text, item.patterns, self.expander(left))
             if fits is False:
                 continue
             taken, left = (left, None) if fits else (left.copy(), left)
@@ -275,284 +259,3 @@ class _Run:
                 left.conditions = (*left.conditions, "else")
             found.append(left)
         return distinct(self._without_ended(found))
-
-    def _loop(self, node: For | While | Count, way: Way) -> list[Way]:
-        if isinstance(node, For):
-            ways = self._for(node, way)
-        elif isinstance(node, Count):
-            ways = self._count(node, way)
-        else:
-            ways = self._while(node, way)
-        for each in ways:
-            if each.halt in ("break", "continue"):
-                each.halt = ""
-        return ways
-
-    def _for(self, node: For, way: Way) -> list[Way]:
-        expander = self._expander(way)
-        if node.words is None:
-            given = way.memory.get("@")
-            values = list(given) if isinstance(given, tuple) else ["$@"]
-        else:
-            values = [f for w in node.words for f in expander.fields(w)]
-        before = dict(way.memory.values)
-        ways = [way]
-        for value in values:
-            for each in ways:
-                if not each.halt:
-                    open_ = "$" in value and _loose(value)
-                    each.memory.set(node.name, unfollowed(node.name) if open_ else value)
-            ways = [
-                x for w in ways for x in ([w] if w.halt == "break" else self._turn(node.body, w))
-            ]
-            ways = distinct(ways, MAX_OF_PART)
-        if any("$" in v and _loose(v) for v in values):
-            for each in ways:
-                changed_is_unknown(each, before, f"the loop in line {node.line}")
-        return ways
-
-    def _turn(self, body: Body, way: Way) -> list[Way]:
-        if way.halt:
-            return [way]
-        ways = self.body(body, [way])
-        for each in ways:
-            if each.halt == "continue":
-                each.halt = ""
-        return ways
-
-    def _while(self, node: While, way: Way) -> list[Way]:
-        turns = 0
-        before = dict(way.memory.values)
-        while True:
-            rows = way.given
-            ways = self.body(node.condition, [way])
-            if len(ways) != 1:
-                return self._once(node, ways, before)
-            way = ways[0]
-            if way.halt or way.status is node.until:
-                return [way]
-            if way.status is None:
-                absent = not isinstance(way.memory.get("@"), tuple)
-                if absent and _ARGUMENTS.search(node.condition.text):
-                    return [way]  # the text as it is run without arguments
-                return self._once(node, [way], before)
-            values, written_files = dict(way.memory.values), dict(way.files)
-            turns += 1
-            turn = self._turn(node.body, way)
-            if len(turn) != 1:
-                return self._after(node, turn, before)
-            way = turn[0]
-            if way.halt:
-                return [way]
-            if way.given == rows and way.memory.values == values and way.files == written_files:
-                return [way]  # it ends by what is outside the text
-            if turns > MAX_TURNS:
-                return self._after(node, [way], before)
-
-    def _once(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:
-        """A loop of which is not known how often it runs."""
-        return self._after(node, [x for w in ways for x in self._turn(node.body, w)], before)
-
-    def _after(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:
-        for each in ways:
-            if each.halt in ("", "break", "continue"):
-                changed_is_unknown(each, before, f"the loop in line {node.line}")
-        return distinct(ways, MAX_OF_PART)
-
-    def _count(self, node: Count, way: Way) -> list[Way]:
-        what = f"the loop in line {node.line}"
-        before = dict(way.memory.values)
-
-        def calculate(at: int) -> bool | None:
-            text = str(self._expander(way).text(node.parts[at]))
-            done = [builtins.calculate(t, what, way.memory) for t in [text] if t.strip()]
-            return done[-1] if done else True
-
-        calculate(0)
-        for _ in range(MAX_TURNS):
-            status = calculate(1)
-            if status is False or way.halt:
-                return [way]
-            if status is None:
-                return self._once(node, [way], before)
-            turn = self._turn(node.body, way)
-            if len(turn) != 1:
-                return self._after(node, turn, before)
-            way = turn[0]
-            if way.halt:
-                return [way]
-            calculate(2)
-        return self._after(node, [way], before)
-
-    # commands
-
-    def _simple(self, node: Simple, way: Way) -> list[Way]:
-        expander = self._expander(way)
-        before: list[tuple[str, str]] = []
-        words = [f for w in node.words for f in expander.fields(w)]
-        passing = bool(words) and not node.declares
-        kept = {a.name: way.memory.get(a.name) for a in node.assignments} if passing else {}
-        local = node.declares and words[:1] != ["export"] and words[:1] != ["readonly"]
-        names = [a.name for a in node.assignments]
-        if node.declares:
-            names += [w for w in words[1:] if w.isidentifier()]
-            if local and way.locals and "-g" not in words:
-                for name in names:
-                    way.locals[-1].setdefault(name, way.memory.get(name))
-                    if words[0] == "local" and name not in [a.name for a in node.assignments]:
-                        way.memory.set(name, "")
-            builtins.declare(words, names, way.memory)
-        for assignment in node.assignments:
-            before.append(builtins.assign(assignment, expander))
-            self._wins(assignment.name, way)
-        if not words or node.declares:
-            runs = any(p.kind == "command" for a in node.assignments for p in a.value)
-            way.status = None if runs else True
-            written.redirect(node.redirects, "", expander, way.files)
-            return [way]
-        given = written.read_by(node.redirects, expander, way.given)
-        line = node.line
-        while words and words[0] in _BEFORE and len(words) > 1 and not words[1].startswith("-"):
-            words = words[1:]
-        status = (
-            builtins.perform(words, line, given, expander)
-            if words[0] in QUIET or words[0] == "let"
-            else True
-        )
-        if words[0] in ("test",):
-            status = tested(words[1:], expander)
-        for name in kept:  # for one command only
-            value = kept[name]
-            if value is None:
-                way.memory.unset(name)
-            else:
-                way.memory.set(name, value)
-        for name in self.wins:
-            self._wins(name, way)
-        written.follow_files(words, node.redirects, given, expander, way.files)
-        way.status = status
-        lines = tuple(line_of(w, line) for w in words)
-        return self._started(words, lines, tuple(before), way, given)
-
-    def _wins(self, name: str, way: Way) -> None:
-        value = way.memory.get(name)
-        if name in self.wins and isinstance(value, str) and value.startswith("${" + name + "!"):
-            way.memory.set(name, self.wins[name])
-
-    def _started(
-        self,
-        words: list[str],
-        lines: tuple[int, ...],
-        before: tuple[tuple[str, str], ...],
-        way: Way,
-        given: str | None,
-    ) -> list[Way]:
-        """What a command starts; ``given``: what it reads."""
-        program = words[0].rpartition("/")[2]
-        if program in ("exit", "return", "break", "continue"):
-            way.halt = program
-            said = words[1] if len(words) > 1 else ""
-            way.status = said == "0" if said.isdigit() else way.status
-            return [way]
-        if program in way.functions:
-            return self._call(way.functions[program], words[1:], before, way, given)
-        inner = inner_script(words, Files(way.files, self.beside), given)
-        if inner is not None:
-            return self._within(inner, before, way)
-        if program in ("source", ".") and len(words) > 1:
-            way.sourced.append(words[1])
-        if program not in QUIET:
-            started = (*way.starter, *words)
-            all_lines = (*[lines[0]] * len(way.starter), *lines)
-            place = len(way.memory.log)
-            way.commands.append(Started(started, before, all_lines, way.file, place))
-        if program in QUERIES and program not in ("read", "getopts", "let", "test"):
-            way.status = None
-        return [way]
-
-    def _call(
-        self,
-        body: Body,
-        words: list[str],
-        before: tuple[tuple[str, str], ...],
-        way: Way,
-        given: str | None,
-    ) -> list[Way]:
-        if self.calls > _MAX_DEPTH:
-            raise too_long("functions that call themselves")
-        memory = way.memory
-        kept = {n: memory.get(n) for n in memory.values if n == "@" or n.isdigit()}
-        kept.setdefault("@", None)
-        was, way.given = way.given, given
-        for name, value in before:
-            way.locals.append({name: memory.get(name)})
-            memory.set(name, value)
-        builtins.arguments(memory, tuple(words))
-        way.locals.append({})
-        self.calls += 1
-        ways = self.body(body, [way])
-        self.calls -= 1
-        for each in ways:
-            for _ in range(1 + len(before)):
-                for name, value in each.locals.pop().items():
-                    _put(each, name, value)
-            for name in [n for n in each.memory.values if n.isdigit()]:
-                each.memory.unset(name)
-            for name, value in kept.items():
-                _put(each, name, value)
-            each.given = was
-            each.halt = "" if each.halt == "return" else each.halt
-        return distinct(ways, MAX_OF_PART)
-
-    def _within(self, inner: Within, before: tuple[tuple[str, str], ...], way: Way) -> list[Way]:
-        """A script in a command: it has its own arguments, and is started by what starts its shell. Only
-        ``eval`` and ``source`` set variables of the shell that they are in."""
-        memory, starter = way.memory, way.starter
-        way.starter = (*starter, *inner.starter)
-        if inner.shell == "same":
-            kept = {n: v for n, v in memory.values.items() if n == "@" or n.isdigit()}
-            if inner.words is not None:
-                builtins.arguments(memory, tuple(inner.words))
-            ways = self.script(inner.text, [way], inner.file)
-            for each in ways:
-                each.starter = starter
-                if inner.words is not None:
-                    builtins.arguments(each.memory, ())
-                    each.memory.unset("@")
-                    for name, value in kept.items():
-                        each.memory.set(name, value)
-                if inner.file and each.halt == "return":
-                    each.halt = ""
-            return ways
-        values, functions = dict(memory.values), dict(way.functions)
-        exported, batch = set(memory.exported), slurm.script_request(inner.text)
-        way.batches.append(inner.text)
-        asked = slurm.command_request(list(inner.starter)).over(batch)
-        own = memory.environment() if inner.shell == "child" else {}
-        way.functions = {}
-        memory.restore({**own, **dict(before), **slurm.variables(asked)})
-        memory.exported |= {n for n, _ in before} | set(slurm.variables(asked))
-        builtins.arguments(memory, tuple(inner.words or ()))
-        if inner.file or inner.name:
-            memory.set("0", inner.file or inner.name)
-        top, self.top = self.top, False
-        ways = self.script(inner.text, [way], inner.file)
-        self.top = top
-        for each in ways:
-            each.starter, each.halt, each.functions = starter, "", dict(functions)
-            each.memory.restore(values)
-            each.memory.exported = set(exported)
-            each.status = True
-        return ways
-
-
-def _put(way: Way, name: str, value: Value | None) -> None:
-    if value is None:
-        way.memory.unset(name)
-    else:
-        way.memory.set(name, value)
-
-
-def _loose(value: str) -> bool:
-    """Whether a word of a loop may be several: it has nothing but what is not known."""
-    return re.sub(r"\$\{[^{}]*\}|\$\w+|\$\(.*\)|\$[@*#?!$-]", "", value, flags=re.DOTALL) == ""

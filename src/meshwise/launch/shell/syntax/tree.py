@@ -30,6 +30,15 @@ from meshwise.launch.shell.syntax.statements import (
 )
 from meshwise.launch.shell.syntax.words import Pieces, Reader, Word
 
+# statements of which every word counts: unreadable in a part, they are in whole
+_WHOLE = (
+    "command",
+    "variable_assignment",
+    "variable_assignments",
+    "declaration_command",
+    "unset_command",
+    "test_command",
+)
 _ENDS = (";", "\n", ";;", "&", "comment")
 
 
@@ -89,6 +98,11 @@ class _Builder:
         return Unread(source.text(node.start_byte, node.end_byte), source.file, first, last)
 
     def statement(self, node: Any) -> Statement:
+        whole = node.type in _WHOLE or (
+            node.type == "compound_statement" and node.children[0].type == "(("
+        )
+        if node.has_error and whole:
+            return self._unread(node)
         make = getattr(self, f"_{node.type}", None)
         return self._unread(node) if make is None else make(node)
 
@@ -101,8 +115,6 @@ class _Builder:
     # commands
 
     def _command(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
         words: list[Word] = []
         now: list[Any] = []
         assignments: list[Assignment] = []
@@ -129,20 +141,14 @@ class _Builder:
         line = self.source.line(node)
         return Simple(tuple(assignments), tuple(words), tuple(redirects), False, line)
 
-    def _variable_assignment(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
-        return Simple((self._assigned(node),), (), (), False, self.source.line(node))
-
     def _variable_assignments(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
-        found = tuple(self._assigned(c) for c in node.children if c.type == "variable_assignment")
+        nodes = node.children if node.type == "variable_assignments" else [node]
+        found = tuple(self._assigned(c) for c in nodes if c.type == "variable_assignment")
         return Simple(found, (), (), False, self.source.line(node))
 
+    _variable_assignment = _variable_assignments
+
     def _declaration_command(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
         own = [c for c in node.children if c.type == "variable_assignment"]
         others = [c for c in node.children if c.type not in ("variable_assignment", "comment")]
         words: list[Word] = []
@@ -152,8 +158,6 @@ class _Builder:
         return Simple(assigned, tuple(words), (), True, self.source.line(node))
 
     def _unset_command(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
         words = self.reader.words([c for c in node.children if c.type != "comment"])
         return Simple((), tuple(words), (), False, self.source.line(node))
 
@@ -166,7 +170,7 @@ class _Builder:
             key = Word(tuple(self.reader.again(rest[:-1], '"', line)), line)
         more = operator.type == "+="
         if values and values[0].type == "array":
-            inner = [c for c in values[0].children[1:-1]]
+            inner = values[0].children[1:-1]
             entries: list[Word] = []
             now: list[Any] = []
             for child in [*inner, None]:
@@ -258,8 +262,6 @@ class _Builder:
         return self._calculated(node)
 
     def _calculated(self, node: Any) -> Statement:
-        if node.has_error:
-            return self._unread(node)
         inner = self.reader.between(node.children, node.start_byte + 2, node.end_byte - 2, '"')
         return Calculate(tuple(inner), self.source.line(node))
 
@@ -267,8 +269,6 @@ class _Builder:
         opened = node.children[0].type
         if opened == "((":
             return self._calculated(node)
-        if node.has_error:
-            return self._unread(node)
         words: list[Word] = []
         now: list[Any] = []
         for part in _flat(node.children[1:-1]):
@@ -326,8 +326,9 @@ class _Builder:
     def _case_item(self, node: Any) -> CaseItem | None:
         patterns: list[Word] = []
         now: list[Any] = []
-        at = 0
-        for at, child in enumerate(node.children):
+        rest = list(node.children)
+        while rest:
+            child = rest.pop(0)
             if child.type == "ERROR":
                 return None
             if child.type in ("|", ")"):
@@ -337,7 +338,6 @@ class _Builder:
                     break
             elif child.type not in ("(", "comment"):
                 now.append(child)
-        rest = node.children[at + 1 :]
         goes_on = any(c.type == ";&" for c in rest)
         if any(c.type == ";;&" for c in rest):
             return None

@@ -86,7 +86,7 @@ class Parameter(NamedTuple):
 
     prefix: str
     name: str
-    index: Word | None
+    key: Word | None
     operator: str
     operands: tuple[Pieces, ...]
 

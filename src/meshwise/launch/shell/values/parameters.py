@@ -22,7 +22,7 @@ def known(text: str) -> bool:
 
 def parameter(said: Parameter, expander: Expander) -> Entries | None:
     """The entries that it stands for; None where it is not known."""
-    index = _index(said.index, expander)
+    index = _index(said.key, expander)
     if index is not None and not known(index):
         return None
     if said.prefix == "!":
@@ -121,7 +121,7 @@ def operand_of(said: Parameter, expander: Expander) -> Pieces | None:
     operator = said.operator
     if operator[-1:] not in ("-", "+") or said.prefix:
         return None
-    index = _index(said.index, expander)
+    index = _index(said.key, expander)
     if index is not None and not known(index):
         return None
     empty, perhaps = _emptiness(operator, _entries(said.name, index, expander))
