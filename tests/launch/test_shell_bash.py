@@ -64,7 +64,8 @@ SNIPPETS = (
     'X="--a 1 \\\n  --b 2 \\\n  "; Y=" \\\n $X \\\n $X \\\n"; probe $Y',
     "false || probe a; true && probe b; false && probe c || probe d",
     'X=5; X=$X$X; X+="$X"; probe $X $[1+1]; unset X; X+=a; probe $X',
-    "X=1\r\nprobe 2\r\n".replace("\r", ""),
+    'Y=1; X=2; export C="a "n=$X,m=$Y" b"; D="a "n=$X" b"; probe "$C" "$D" "p"q=$X,z=$Y',
+    'A=(a # said: (not) an entry\n "b" # again\n); X=a"b"\\ c; probe "${A[@]}" "$X"',
 )
 
 

@@ -31,13 +31,15 @@ from meshwise.launch.shell.syntax.statements import (
 from meshwise.launch.shell.syntax.words import Pieces, Reader, Word
 
 # statements of which every word counts: unreadable in a part, they are in whole
-_WHOLE = (
-    "command",
-    "variable_assignment",
-    "variable_assignments",
-    "declaration_command",
-    "unset_command",
-    "test_command",
+_WHOLE = frozenset(
+    [
+        "command",
+        "variable_assignment",
+        "variable_assignments",
+        "declaration_command",
+        "unset_command",
+        "test_command",
+    ]
 )
 _ENDS = (";", "\n", ";;", "&", "comment")
 
@@ -115,53 +117,58 @@ class _Builder:
     # commands
 
     def _command(self, node: Any) -> Statement:
+        assignments, rest = self._assignments(node.children)
         words: list[Word] = []
         now: list[Any] = []
-        assignments: list[Assignment] = []
         redirects: list[Redirect] = []
-        before = None
-        for child in node.children:
-            if before is not None and before.type == "variable_assignment":
-                gap = self.source.text(before.end_byte, child.start_byte)
-                if not re.sub(r"\\[\s\S]", "", gap):
-                    return self._unread(node)  # an escaped space in its value
-            before = child
-            if child.type == "variable_assignment" and not now:
-                assignments.append(self._assigned(child))
-            elif child.type in REDIRECTS:
+        for child in rest:
+            if child.type in REDIRECTS:
                 words += self.reader.words(now)
                 now = []
                 made = self.redirects.redirects(child)
                 if made is None:
                     return self._unread(node)
                 redirects += made
-            elif child.type != "comment":
+            else:
                 now.append(child)
         words += self.reader.words(now)
-        line = self.source.line(node)
-        return Simple(tuple(assignments), tuple(words), tuple(redirects), False, line)
+        return Simple(assignments, tuple(words), tuple(redirects), False, self.source.line(node))
+
+    def _assignments(self, nodes: Sequence[Any]) -> tuple[tuple[Assignment, ...], list[Any]]:
+        """Assignments, and the other nodes. A node without a space before it goes on with the value of
+        the assignment before, whatever the grammar takes it for."""
+        found: list[list[Any]] = []
+        rest: list[Any] = []
+        before = None
+        for child in nodes:
+            gap = None if before is None else self.source.text(before.end_byte, child.start_byte)
+            if gap is not None and not re.sub(r"\\[\s\S]", "", gap) and child.type != "comment":
+                found[-1].append(child)
+            elif child.type == "variable_assignment":
+                found.append([child])
+            else:
+                rest.append(child)
+                before = None
+                continue
+            before = child
+        return tuple(self._assigned(*each) for each in found), rest
 
     def _variable_assignments(self, node: Any) -> Statement:
         nodes = node.children if node.type == "variable_assignments" else [node]
-        found = tuple(self._assigned(c) for c in nodes if c.type == "variable_assignment")
-        return Simple(found, (), (), False, self.source.line(node))
+        return Simple(self._assignments(nodes)[0], (), (), False, self.source.line(node))
 
     _variable_assignment = _variable_assignments
 
     def _declaration_command(self, node: Any) -> Statement:
-        own = [c for c in node.children if c.type == "variable_assignment"]
-        others = [c for c in node.children if c.type not in ("variable_assignment", "comment")]
-        words: list[Word] = []
-        for child in others:
-            words += self.reader.words([child])
-        assigned = tuple(self._assigned(c) for c in own)
+        assigned, others = self._assignments(node.children)
+        words = [w for c in others if c.type != "comment" for w in self.reader.words([c])]
         return Simple(assigned, tuple(words), (), True, self.source.line(node))
 
     def _unset_command(self, node: Any) -> Statement:
-        words = self.reader.words([c for c in node.children if c.type != "comment"])
+        words = self.reader.words(node.children)
         return Simple((), tuple(words), (), False, self.source.line(node))
 
-    def _assigned(self, node: Any) -> Assignment:
+    def _assigned(self, node: Any, *others: Any) -> Assignment:
         target, operator, *values = [c for c in node.children if c.type != "comment"]
         line = self.source.line(node)
         name, key = self.source.text(target.start_byte, target.end_byte), None
@@ -170,17 +177,9 @@ class _Builder:
             key = Word(tuple(self.reader.again(rest[:-1], '"', line)), line)
         more = operator.type == "+="
         if values and values[0].type == "array":
-            inner = values[0].children[1:-1]
-            entries: list[Word] = []
-            now: list[Any] = []
-            for child in [*inner, None]:
-                if child is not None and child.type != "comment":
-                    now.append(child)
-                elif now:
-                    entries += self.reader.words(now)
-                    now = []
-            return Assignment(name, key, more, (), tuple(entries), line)
-        pieces = tuple(p for w in self.reader.words(values) for p in w.pieces)
+            entries = tuple(self.reader.words(values[0].children[1:-1]))
+            return Assignment(name, key, more, (), entries, line)
+        pieces = tuple(p for w in self.reader.words([*values, *others]) for p in w.pieces)
         return Assignment(name, key, more, pieces, None, line)
 
     # redirects

@@ -111,6 +111,11 @@ class Reader:
         before: int | None = None
         data = self.source.data
         for node in nodes:
+            if node.type == "comment":
+                if now:
+                    found.append(Word(tuple(now), now[0].line))
+                now, before = [], None
+                continue
             start = self._start(node)
             if before is not None and data[before:start] == b" ":
                 if now:
@@ -127,7 +132,7 @@ class Reader:
             before = node.end_byte
         if now:
             found.append(Word(tuple(now), now[0].line))
-        return found
+        return [w._replace(pieces=_with_names(w.pieces)) for w in found]
 
     def _gap(self, start: int, end: int, line: int) -> Iterator[Piece | None]:
         """Between two nodes: None where a word ends, pieces for what is escaped."""
@@ -286,6 +291,24 @@ class Reader:
             return [p._replace(quote="'" if p.quote == "'" else quote) for p in found]
         found = [p for w in reader.words(node.children[1:]) for p in w.pieces]
         return [p._replace(text=_shown(p.text)) if p.kind == "text" else p for p in found]
+
+
+def _with_names(pieces: Pieces) -> Pieces:
+    """The grammar takes the dollar of ``"a"b=$X`` for a text, and the name for the next word."""
+    if not any(p.text.endswith("$") and not p.quote and p.kind == "text" for p in pieces[:-1]):
+        return pieces
+    found: list[Piece] = []
+    for piece in pieces:
+        before = found[-1] if found else None
+        name = re.match(r"[A-Za-z_]\w*|[0-9@*#?]", piece.text)
+        plain = piece.kind == "text" and not piece.quote
+        opened = before is not None and before.kind == "text" and not before.quote
+        if before is not None and opened and before.text.endswith("$") and name and plain:
+            found[-1] = before._replace(text=before.text[:-1])
+            found.append(Piece("name", f"${name[0]}", "", piece.line, name[0]))
+            piece = piece._replace(text=piece.text[name.end() :])
+        found.append(piece)
+    return tuple(p for p in found if p.text or p.quote)
 
 
 def _braces_back(text: str) -> str:
