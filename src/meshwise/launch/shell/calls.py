@@ -7,8 +7,7 @@ from abc import abstractmethod
 from meshwise.launch.shell import assignments, builtins, written
 from meshwise.launch.shell.builtins import QUERIES, QUIET
 from meshwise.launch.shell.loops import Loops
-from meshwise.launch.shell.syntax.statements import Simple
-from meshwise.launch.shell.syntax.tree import Body
+from meshwise.launch.shell.syntax.statements import Body, Simple
 from meshwise.launch.shell.values.conditions import tested
 from meshwise.launch.shell.values.memory import Value, line_of
 from meshwise.launch.shell.way import MAX_OF_PART, Started, Way, distinct

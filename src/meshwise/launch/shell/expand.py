@@ -256,7 +256,7 @@ class Expander:
             return Found("$((" + re.sub(r"\s+", "", text) + "))", None)
 
     def _output(self, piece: Piece) -> Found:
-        from meshwise.launch.shell.syntax.tree import Body
+        from meshwise.launch.shell.syntax.statements import Body
         from meshwise.launch.shell.values.outputs import output
 
         source, nodes = piece.inner

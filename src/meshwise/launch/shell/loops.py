@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 from meshwise.launch.shell import builtins
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.syntax.statements import Count, For, While
-from meshwise.launch.shell.syntax.tree import Body
+from meshwise.launch.shell.syntax.statements import Body, Count, For, While
 from meshwise.launch.shell.values.memory import Value, unfollowed
 from meshwise.launch.shell.way import MAX_OF_PART, Way, changed_is_unknown, distinct
 

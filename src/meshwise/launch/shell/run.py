@@ -12,6 +12,7 @@ from meshwise.launch.shell.builtins import too_long, unknown
 from meshwise.launch.shell.calls import Calls
 from meshwise.launch.shell.syntax.source import Source, not_readable
 from meshwise.launch.shell.syntax.statements import (
+    Body,
     Both,
     Calculate,
     Case,
@@ -25,7 +26,7 @@ from meshwise.launch.shell.syntax.statements import (
     Test,
     Unread,
 )
-from meshwise.launch.shell.syntax.tree import Body, body_of
+from meshwise.launch.shell.syntax.tree import body_of
 from meshwise.launch.shell.values.conditions import case_matches, holds
 from meshwise.launch.shell.values.memory import Text, Value, file_name
 from meshwise.launch.shell.values.outputs import output

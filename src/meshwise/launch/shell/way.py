@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.shell.syntax.tree import Body
+from meshwise.launch.shell.syntax.statements import Body
 from meshwise.launch.shell.values.memory import Memory, Value, reasons, unfollowed
 from meshwise.launch.shell.values.parameters import known
 

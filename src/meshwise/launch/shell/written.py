@@ -113,7 +113,7 @@ def printed_by(node: Group, expander: Expander) -> str | None:
     for statement in node.body:
         if not isinstance(statement, Simple):
             return None
-        from meshwise.launch.shell.syntax.tree import Body
+        from meshwise.launch.shell.syntax.statements import Body
 
         text = output(Body(node.body.source, (), (statement,)), expander)
         if text is None:

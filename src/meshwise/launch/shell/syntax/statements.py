@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+from meshwise.launch.shell.syntax.source import Source
 from meshwise.launch.shell.syntax.words import Pieces, Word
 
-if TYPE_CHECKING:
-    from meshwise.launch.shell.syntax.tree import Body
+_ENDS = (";", "\n", ";;", "&", "comment")
 
 
 class Assignment(NamedTuple):
@@ -150,3 +151,30 @@ Statement = (
     | Not
     | Unread
 )
+
+
+class Body:
+    """Statements of nodes that follow each other."""
+
+    def __init__(
+        self, source: Source, nodes: Sequence[Any], made: tuple[Statement, ...] | None = None
+    ) -> None:
+        self.source, self._nodes, self._made = source, nodes, made
+
+    def __iter__(self) -> Iterator[Statement]:
+        if self._made is None:
+            from meshwise.launch.shell.syntax.tree import StatementBuilder  # which makes bodies
+
+            self._made = tuple(StatementBuilder(self.source).statements(self._nodes))
+        return iter(self._made)
+
+    @property
+    def text(self) -> str:
+        if not self._nodes:
+            return ""
+        nodes = [n for n in self._nodes if n.type not in _ENDS] or self._nodes
+        return self.source.text(nodes[0].start_byte, nodes[-1].end_byte)
+
+    @property
+    def line(self) -> int:
+        return self.source.line(self._nodes[0]) if self._nodes else 0

@@ -10,6 +10,7 @@ from meshwise.launch.shell.syntax.redirects import REDIRECTS, RedirectReader
 from meshwise.launch.shell.syntax.source import Source
 from meshwise.launch.shell.syntax.statements import (
     Assignment,
+    Body,
     Both,
     Calculate,
     Case,
@@ -41,39 +42,13 @@ _WHOLE = frozenset(
         "test_command",
     ]
 )
-_ENDS = (";", "\n", ";;", "&", "comment")
-
-
-class Body:
-    """Statements of nodes that follow each other."""
-
-    def __init__(
-        self, source: Source, nodes: Sequence[Any], made: tuple[Statement, ...] | None = None
-    ) -> None:
-        self.source, self._nodes, self._made = source, nodes, made
-
-    def __iter__(self) -> Iterator[Statement]:
-        if self._made is None:
-            self._made = tuple(_Builder(self.source).statements(self._nodes))
-        return iter(self._made)
-
-    @property
-    def text(self) -> str:
-        if not self._nodes:
-            return ""
-        nodes = [n for n in self._nodes if n.type not in _ENDS] or self._nodes
-        return self.source.text(nodes[0].start_byte, nodes[-1].end_byte)
-
-    @property
-    def line(self) -> int:
-        return self.source.line(self._nodes[0]) if self._nodes else 0
 
 
 def body_of(source: Source) -> Body:
     return Body(source, source.root.children)
 
 
-class _Builder:
+class StatementBuilder:
     """Statements of nodes. What a node has of unreadable is not guessed over."""
 
     def __init__(self, source: Source) -> None:

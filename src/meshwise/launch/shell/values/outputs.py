@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.syntax.statements import Pipe, Redirect, Simple, Statement
-from meshwise.launch.shell.syntax.tree import Body
+from meshwise.launch.shell.syntax.statements import Body, Pipe, Redirect, Simple, Statement
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import Memory, file_name
 from meshwise.launch.shell.values.parameters import known
