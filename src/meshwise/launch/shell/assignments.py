@@ -10,7 +10,13 @@ from meshwise.launch.shell.expand import MAX_WORDS, Expander
 from meshwise.launch.shell.syntax.statements import Assignment
 from meshwise.launch.shell.syntax.words import Word
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
-from meshwise.launch.shell.values.memory import MAX_VALUE, Memory, Value, joined, unfollowed
+from meshwise.launch.shell.values.memory import (
+    MAX_VALUE,
+    ShellMemory,
+    ShellValue,
+    joined_texts,
+    unfollowed,
+)
 
 _KEYED = re.compile(r"\[([^\]]*)\](\+?)=(.*)", re.DOTALL)
 
@@ -37,7 +43,7 @@ def assign(said: Assignment, expander: Expander) -> tuple[str, str]:
         before = old[0] if isinstance(old, tuple) and old else old if isinstance(old, str) else ""
         if old is None:  # where its environment sets it, that stays before it
             before = ""
-        text = joined([(before, 0), (text, said.line)]) if before else text
+        text = joined_texts([(before, 0), (text, said.line)]) if before else text
     if len(text) > MAX_VALUE:
         raise too_long(f"{name} has more than {MAX_VALUE:,} characters")
     if isinstance(old, tuple) and old:  # a shell sets its first entry
@@ -48,7 +54,7 @@ def assign(said: Assignment, expander: Expander) -> tuple[str, str]:
 
 
 def _array(
-    entries: Sequence[Word], old: Value | None, more: bool, expander: Expander
+    entries: Sequence[Word], old: ShellValue | None, more: bool, expander: Expander
 ) -> tuple[str, ...] | dict[str, str]:
     keyed = [_key_of(w, expander) for w in entries]
     if any(k is not None for k in keyed) or (isinstance(old, dict) and (more or not entries)):
@@ -80,7 +86,7 @@ def _key_of(word: Word, expander: Expander) -> tuple[str, str] | None:
     return (match[1].strip("\"'"), match[3]) if match is not None else None
 
 
-def _table(old: Value) -> dict[str, str]:
+def _table(old: ShellValue) -> dict[str, str]:
     if isinstance(old, dict):
         return dict(old)
     listed = old if isinstance(old, tuple) else (old,)
@@ -96,7 +102,7 @@ def _packed(table: dict[str, str]) -> tuple[str, ...] | dict[str, str]:
     return table
 
 
-def _entry(said: Assignment, old: Value | None, text: str, expander: Expander) -> str:
+def _entry(said: Assignment, old: ShellValue | None, text: str, expander: Expander) -> str:
     """``A[0]=8``, ``CONFIG[tp]=8``."""
     assert said.key is not None
     memory, key = expander.memory, str(expander.text(said.key))
@@ -116,7 +122,7 @@ def _entry(said: Assignment, old: Value | None, text: str, expander: Expander) -
     return text
 
 
-def declare(words: list[str], names: list[str], memory: Memory) -> None:
+def declare(words: list[str], names: list[str], memory: ShellMemory) -> None:
     """``declare -A``, ``-i``, ``-x`` and ``export`` before their assignments."""
     options = "".join(w[1:] for w in words[1:] if w.startswith("-"))
     for name in names:

@@ -9,9 +9,9 @@ import re
 from meshwise.errors import InputError
 from meshwise.launch.shell.expand import Expander
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
-from meshwise.launch.shell.values.memory import Memory, Value, unfollowed
+from meshwise.launch.shell.values.memory import ShellMemory, ShellValue, unfollowed
 from meshwise.launch.shell.values.outputs import formatted
-from meshwise.launch.shell.values.parameters import known
+from meshwise.launch.shell.values.parameters import is_known
 
 # commands that start nothing which could be a launch
 QUIET = frozenset(
@@ -170,12 +170,12 @@ def too_long(what: str) -> InputError:
     return InputError(f"command: {what}", field="command", legal="the command that runs")
 
 
-def unknown(memory: Memory, name: str, what: str) -> None:
+def unknown(memory: ShellMemory, name: str, what: str) -> None:
     if name.isidentifier():
         memory.set(name, unfollowed(name, what))
 
 
-def calculate(text: str, what: str, memory: Memory) -> bool | None:
+def calculate(text: str, what: str, memory: ShellMemory) -> bool | None:
     """``N = a * b``, ``N += a``, ``N++``; whether it comes to another number than 0."""
     try:
         return calculated(text, memory) != 0
@@ -196,7 +196,7 @@ def perform(words: list[str], line: int, given: str | None, expander: Expander) 
     if program in ("mapfile", "readarray") and len(words) > 1:
         return _mapfile(words, f"{program} in line {line}", given, memory)
     if program == "printf" and words[1:2] == ["-v"] and len(words) > 2:
-        said = formatted(words[3:]) if all(map(known, words[3:])) else None
+        said = formatted(words[3:]) if all(map(is_known, words[3:])) else None
         if said is None or not words[2].isidentifier():
             unknown(memory, words[2], f"printf -v in line {line}")
         else:
@@ -219,7 +219,7 @@ def perform(words: list[str], line: int, given: str | None, expander: Expander) 
     return None if program in QUERIES or program == "test" else True
 
 
-def _set(words: list[str], memory: Memory) -> None:
+def _set(words: list[str], memory: ShellMemory) -> None:
     for i, word in enumerate(words):
         if word == "--" or not word.startswith(("-", "+")):
             arguments(memory, tuple(words[i + (word == "--") :]))
@@ -230,13 +230,13 @@ def _set(words: list[str], memory: Memory) -> None:
             memory.all_exported = word[0] == "-"
 
 
-def arguments(memory: Memory, words: tuple[str, ...]) -> None:
+def arguments(memory: ShellMemory, words: tuple[str, ...]) -> None:
     for name in [n for n in memory.values if n.isdigit() and n != "0"]:
         memory.unset(name)
     memory.set("@", words)
 
 
-def _shift(words: list[str], what: str, memory: Memory) -> bool | None:
+def _shift(words: list[str], what: str, memory: ShellMemory) -> bool | None:
     given = memory.get("@")
     many = words[1] if len(words) > 1 else "1"
     if isinstance(given, tuple) and many.isdigit():
@@ -250,9 +250,9 @@ def _shift(words: list[str], what: str, memory: Memory) -> bool | None:
     return None
 
 
-def _getopts(words: list[str], memory: Memory) -> bool | None:
+def _getopts(words: list[str], memory: ShellMemory) -> bool | None:
     """One option of the arguments at a time; of arguments that are not given none."""
-    given: Value | None = memory.get("@") if len(words) < 4 else tuple(words[3:])
+    given: ShellValue | None = memory.get("@") if len(words) < 4 else tuple(words[3:])
     if len(words) < 3 or not isinstance(given, tuple):
         return False if len(words) >= 3 else None
     known_options, name = words[1].lstrip(":"), words[2]
@@ -279,8 +279,8 @@ def _getopts(words: list[str], memory: Memory) -> bool | None:
     return True
 
 
-def _mapfile(words: list[str], what: str, given: str | None, memory: Memory) -> bool | None:
-    if given is not None and known(given) and words[1:-1] == ["-t"] and words[-1].isidentifier():
+def _mapfile(words: list[str], what: str, given: str | None, memory: ShellMemory) -> bool | None:
+    if given is not None and is_known(given) and words[1:-1] == ["-t"] and words[-1].isidentifier():
         memory.set(words[-1], tuple(given.splitlines()))
         return True
     unknown(memory, words[-1], what)
@@ -302,7 +302,7 @@ def _read(words: list[str], what: str, given: str | None, expander: Expander) ->
     memory = expander.memory
     takes = [o for o in options if o not in ("-r", "-a", "-ra", "-ar")]
     text = given.partition("\n")[0] if given is not None else "$"
-    if not known(text) or takes or ("\\" in text and not any("r" in o for o in options)):
+    if not is_known(text) or takes or ("\\" in text and not any("r" in o for o in options)):
         for name in names:
             unknown(memory, name, what)
         return None

@@ -9,7 +9,7 @@ from meshwise.launch.shell.builtins import QUERIES, QUIET
 from meshwise.launch.shell.loops import Loops
 from meshwise.launch.shell.syntax.statements import Body, Simple
 from meshwise.launch.shell.values.conditions import tested
-from meshwise.launch.shell.values.memory import Value, line_of
+from meshwise.launch.shell.values.memory import ShellValue, line_of
 from meshwise.launch.shell.way import MAX_OF_PART, Started, Way, distinct
 from meshwise.launch.shell.within import Files, Within, inner_script
 from meshwise.launch.wrappers import slurm
@@ -183,7 +183,7 @@ class Calls(Loops):
         return ways
 
 
-def _put(way: Way, name: str, value: Value | None) -> None:
+def _put(way: Way, name: str, value: ShellValue | None) -> None:
     if value is None:
         way.memory.unset(name)
     else:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.run import follow
-from meshwise.launch.shell.values.memory import Value, file_name, shown_plain
+from meshwise.launch.shell.values.memory import ShellValue, file_name, shown_plain
 from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
@@ -44,8 +44,8 @@ class Script(NamedTuple):
 class _History:
     """Every value of the variables of a way, with the place in its log."""
 
-    def __init__(self, log: list[tuple[str, Value | None]]) -> None:
-        self.of: dict[str, tuple[list[int], list[Value | None]]] = {}
+    def __init__(self, log: list[tuple[str, ShellValue | None]]) -> None:
+        self.of: dict[str, tuple[list[int], list[ShellValue | None]]] = {}
         for place, (name, value) in enumerate(log):
             places, values = self.of.setdefault(name, ([], []))
             places.append(place)
@@ -133,7 +133,7 @@ def read_script(
     _check_characters(text)
     batch = slurm.script_request(text)
     wins = dict(given or {})
-    start: dict[str, Value] = dict(slurm.variables(batch))
+    start: dict[str, ShellValue] = dict(slurm.variables(batch))
     if "@" in wins:
         start["@"] = tuple(shlex.split(wins.pop("@")))
     found = []
@@ -189,7 +189,7 @@ def _plain_word(word: str) -> str:
     return shown_plain(word, always="/" in word)
 
 
-def _joined(value: Value) -> str:
+def _joined(value: ShellValue) -> str:
     if isinstance(value, dict):
         value = tuple(value.values())
     return shown_plain(str(value) if isinstance(value, str) else " ".join(value))

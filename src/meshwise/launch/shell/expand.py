@@ -9,7 +9,14 @@ from typing import NamedTuple
 from meshwise.errors import InputError
 from meshwise.launch.shell.syntax.words import Calculation, Parameter, Piece, Pieces, Word
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
-from meshwise.launch.shell.values.memory import Memory, Text, joined, line_of, marked, unfollowed
+from meshwise.launch.shell.values.memory import (
+    ShellMemory,
+    Text,
+    joined_texts,
+    line_of,
+    marked,
+    unfollowed,
+)
 
 MAX_WORDS = 150_000
 _MAX_DEPTH = 20
@@ -23,7 +30,7 @@ _RANGE = re.compile(r"(-?\d{1,6})\.\.(-?\d{1,6})(?:\.\.(-?\d{1,6}))?|([A-Za-z])\
 _COVER = 0xF0000  # in whose plane pieces of a word stand while its braces are taken apart
 
 
-class Found(NamedTuple):
+class Expansion(NamedTuple):
     """What a piece stands for. ``entries``: None where it is not known; ``shown`` is what stays then.
     ``whole``: one word where it is quoted (``"${A[*]}"``)."""
 
@@ -36,7 +43,7 @@ class Expander:
     """Expansion under what a shell knows. ``name``: the variable that the value is for."""
 
     def __init__(
-        self, memory: Memory, files: dict[str, str], depth: int = 0, name: str = ""
+        self, memory: ShellMemory, files: dict[str, str], depth: int = 0, name: str = ""
     ) -> None:
         self.memory, self.files, self.depth, self.name = memory, files, depth, name
 
@@ -61,7 +68,7 @@ class Expander:
         def end() -> None:
             nonlocal now
             if now is not None:
-                done.append(joined(now))
+                done.append(joined_texts(now))
             now = None
 
         for piece in self._chosen(pieces):
@@ -99,13 +106,13 @@ class Expander:
 
     def _chosen(self, pieces: Pieces, depth: int = 0) -> Iterator[Piece]:
         """Pieces, with the words of ``${X:-…}`` in place of those that stand for them."""
-        from meshwise.launch.shell.values.parameters import operand_of
+        from meshwise.launch.shell.values.parameters import chosen_operand
 
         for piece in pieces:
             inner = piece.inner
             operand = None
             if isinstance(inner, Parameter) and inner.operator and depth < _MAX_DEPTH:
-                operand = operand_of(inner, self)
+                operand = chosen_operand(inner, self)
             if operand is None:
                 yield piece
             elif operand:
@@ -185,24 +192,24 @@ class Expander:
                 for i, entry in enumerate(found.entries):
                     parts += [(between, piece.line)] if i else []
                     parts.append((entry, line_of(entry, piece.line)))
-        return joined(parts)
+        return joined_texts(parts)
 
-    def found(self, piece: Piece) -> Found:
+    def found(self, piece: Piece) -> Expansion:
         """What an expansion stands for."""
         if piece.kind == "name":
             entries = self.value(piece.inner)
-            return Found(self._shown(piece, piece.inner), entries, piece.inner == "*")
+            return Expansion(self._shown(piece, piece.inner), entries, piece.inner == "*")
         if piece.kind == "split":
-            return Found(piece.text, (piece.text,))
+            return Expansion(piece.text, (piece.text,))
         if self.depth > _MAX_DEPTH:
-            return Found(piece.text, None)
+            return Expansion(piece.text, None)
         if piece.kind == "braced":
             return self._parameter(piece)
         if piece.kind == "arithmetic":
             return self._calculation(piece)
         if piece.kind == "command":
             return self._output(piece)
-        return Found(piece.text, None)
+        return Expansion(piece.text, None)
 
     def _shown(self, piece: Piece, name: str) -> str:
         return unfollowed(name) if self.name and _NAME.fullmatch(name) else piece.text
@@ -227,35 +234,35 @@ class Expander:
             return (value["0"],) if "0" in value else ()
         return (value,)
 
-    def _parameter(self, piece: Piece) -> Found:
+    def _parameter(self, piece: Piece) -> Expansion:
         from meshwise.launch.shell.values.parameters import parameter
 
         inner = piece.inner
         if not isinstance(inner, Parameter):
             why = re.fullmatch(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}", piece.text)
-            return Found(piece.text, (piece.text,) if why else None)
+            return Expansion(piece.text, (piece.text,) if why else None)
         whole = (inner.key is not None and inner.key.bare == "*") or (
             inner.key is not None and [p.text for p in inner.key.pieces] == ["*"]
         )
         deeper = Expander(self.memory, self.files, self.depth + 1, self.name)
         entries = parameter(inner, deeper)
-        return Found(self._shown(piece, inner.name), entries, whole or inner.name == "*")
+        return Expansion(self._shown(piece, inner.name), entries, whole or inner.name == "*")
 
-    def _calculation(self, piece: Piece) -> Found:
+    def _calculation(self, piece: Piece) -> Expansion:
         assert isinstance(piece.inner, Calculation)
         deeper = Expander(self.memory, self.files, self.depth + 1)
         text = str(deeper.text(piece.inner.pieces))
         try:
-            return Found(piece.text, (str(calculated(text, self.memory)),))
+            return Expansion(piece.text, (str(calculated(text, self.memory)),))
         except NotKnown:
             names = [n for n in _LETTERS.findall(text) if self.memory.get(n) is None]
             if self.name:
-                return Found(unfollowed(self.name, f"$(({text})) in line {piece.line}"), None)
+                return Expansion(unfollowed(self.name, f"$(({text})) in line {piece.line}"), None)
             for name in names:
                 text = re.sub(rf"(?<![\w${{]){name}\b", f"${{{name}}}", text)
-            return Found("$((" + re.sub(r"\s+", "", text) + "))", None)
+            return Expansion("$((" + re.sub(r"\s+", "", text) + "))", None)
 
-    def _output(self, piece: Piece) -> Found:
+    def _output(self, piece: Piece) -> Expansion:
         from meshwise.launch.shell.syntax.statements import Body
         from meshwise.launch.shell.values.outputs import output
 
@@ -263,11 +270,11 @@ class Expander:
         deeper = Expander(self.memory.copy(), self.files, self.depth + 1)
         said = output(Body(source, nodes), deeper)
         if said is not None:
-            return Found(piece.text, (marked(said.rstrip("\n"), ((0, piece.line),)),))
+            return Expansion(piece.text, (marked(said.rstrip("\n"), ((0, piece.line),)),))
         text = re.sub(r"\s+", " ", piece.text)
         if self.name:
-            return Found(unfollowed(self.name, f"{text[:60]} in line {piece.line}"), None)
-        return Found(text, None)
+            return Expansion(unfollowed(self.name, f"{text[:60]} in line {piece.line}"), None)
+        return Expansion(text, None)
 
 
 def _many(piece: Piece) -> bool:

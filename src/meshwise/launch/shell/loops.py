@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from meshwise.launch.shell import builtins
 from meshwise.launch.shell.expand import Expander
 from meshwise.launch.shell.syntax.statements import Body, Count, For, While
-from meshwise.launch.shell.values.memory import Value, unfollowed
+from meshwise.launch.shell.values.memory import ShellValue, unfollowed
 from meshwise.launch.shell.way import MAX_OF_PART, Way, changed_is_unknown, distinct
 
 MAX_TURNS = 1_000  # of a loop with a condition
@@ -104,11 +104,15 @@ class Loops(ABC):
             if turns > MAX_TURNS:
                 return self._after(node, [way], before)
 
-    def _once(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:
+    def _once(
+        self, node: While | Count, ways: list[Way], before: dict[str, ShellValue]
+    ) -> list[Way]:
         """A loop of which is not known how often it runs."""
         return self._after(node, [x for w in ways for x in self._turn(node.body, w)], before)
 
-    def _after(self, node: While | Count, ways: list[Way], before: dict[str, Value]) -> list[Way]:
+    def _after(
+        self, node: While | Count, ways: list[Way], before: dict[str, ShellValue]
+    ) -> list[Way]:
         for each in ways:
             if each.halt in ("", "break", "continue"):
                 changed_is_unknown(each, before, f"the loop in line {node.line}")

@@ -10,14 +10,14 @@ from meshwise.errors import shorten
 from meshwise.launch.shell import builtins, written
 from meshwise.launch.shell.builtins import too_long, unknown
 from meshwise.launch.shell.calls import Calls
-from meshwise.launch.shell.syntax.source import Source, not_readable
+from meshwise.launch.shell.syntax.source import ScriptSource, not_readable
 from meshwise.launch.shell.syntax.statements import (
     Body,
     Both,
     Calculate,
-    Case,
+    CaseStatement,
     Function,
-    Group,
+    GroupStatement,
     If,
     Not,
     Pipe,
@@ -28,7 +28,7 @@ from meshwise.launch.shell.syntax.statements import (
 )
 from meshwise.launch.shell.syntax.tree import body_of
 from meshwise.launch.shell.values.conditions import case_matches, holds
-from meshwise.launch.shell.values.memory import Text, Value, file_name
+from meshwise.launch.shell.values.memory import ShellValue, Text, file_name
 from meshwise.launch.shell.values.outputs import output
 from meshwise.launch.shell.way import Way, distinct
 
@@ -41,7 +41,7 @@ _SETS = re.compile(
 
 
 def follow(
-    text: str, given: Mapping[str, Value], files: Mapping[str, str], wins: Mapping[str, str]
+    text: str, given: Mapping[str, ShellValue], files: Mapping[str, str], wins: Mapping[str, str]
 ) -> list[Way]:
     """Every way through the text, those with the same outcome once; ``given``: variables that are set
     before it begins; ``files``: those beside it; ``wins``: values for what does not follow from it."""
@@ -65,7 +65,7 @@ class _Run(Calls):
         for way in ways:
             way.file = file or way.file
         self.scripts += 1
-        ways = self.body(body_of(Source(text.replace("\r\n", "\n"), file, 1, lines)), ways)
+        ways = self.body(body_of(ScriptSource(text.replace("\r\n", "\n"), file, 1, lines)), ways)
         self.scripts -= 1
         for way in ways:
             way.file = before[0] if before else ""
@@ -117,11 +117,11 @@ class _Run(Calls):
             return self._both(node, way)
         elif isinstance(node, Pipe):
             return self._pipe(node, way)
-        elif isinstance(node, Group):
+        elif isinstance(node, GroupStatement):
             return self._group(node, way)
         elif isinstance(node, If):
             return self._if(node, way)
-        elif isinstance(node, Case):
+        elif isinstance(node, CaseStatement):
             return self._case(node, way)
         else:
             return self.loop(node, way)
@@ -192,7 +192,7 @@ class _Run(Calls):
         self.top = top
         return found
 
-    def _group(self, node: Group, way: Way) -> list[Way]:
+    def _group(self, node: GroupStatement, way: Way) -> list[Way]:
         before = way.given
         expander = self.expander(way)
         for redirect in node.redirects:
@@ -231,7 +231,7 @@ class _Run(Calls):
             found += self.body(node.otherwise, [each]) if node.otherwise is not None else [each]
         return distinct(self._without_ended(found))
 
-    def _case(self, node: Case, way: Way) -> list[Way]:
+    def _case(self, node: CaseStatement, way: Way) -> list[Way]:
         found: list[Way] = []
         left: Way | None = way
         text = str(self.expander(way).text(node.subject))

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.syntax.statements import Body
-from meshwise.launch.shell.values.memory import Memory, Value, reasons, unfollowed
-from meshwise.launch.shell.values.parameters import known
+from meshwise.launch.shell.values.memory import ShellMemory, ShellValue, reasons, unfollowed
+from meshwise.launch.shell.values.parameters import is_known
 
 MAX_WAYS = 16
 MAX_OF_PART = 4  # that come out of a turn of a loop, or of a function
@@ -31,7 +31,7 @@ class Way:
     command succeeded, None where the text does not say."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.memory = ShellMemory()
         self.files: dict[str, str] = {}
         self.commands: list[Started] = []
         self.functions: dict[str, Body] = {}
@@ -43,7 +43,7 @@ class Way:
         self.status: bool | None = True
         self.given: str | None = None  # what a pipe gives to read
         self.file = ""
-        self.locals: list[dict[str, Value | None]] = []
+        self.locals: list[dict[str, ShellValue | None]] = []
 
     def copy(self) -> Way:
         new = Way()
@@ -119,11 +119,11 @@ def _merged(ways: list[Way]) -> Way:
     return first
 
 
-def changed_is_unknown(way: Way, before: dict[str, Value], what: str) -> None:
+def changed_is_unknown(way: Way, before: dict[str, ShellValue], what: str) -> None:
     """After a loop of which is not known how often it runs: what it changed is not known."""
     for name, value in list(way.memory.values.items()):
         if name in before and before[name] == value:
             continue
-        if isinstance(value, str) and not known(value) and reasons(value):
+        if isinstance(value, str) and not is_known(value) and reasons(value):
             continue
         way.memory.set(name, unfollowed(name, what))

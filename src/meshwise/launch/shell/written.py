@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from meshwise.launch.shell.expand import Expander
-from meshwise.launch.shell.syntax.statements import Group, Redirect, Simple
+from meshwise.launch.shell.syntax.statements import GroupStatement, Redirect, Simple
 from meshwise.launch.shell.values.memory import Text, file_name
 from meshwise.launch.shell.values.outputs import output, printed
 
@@ -35,10 +35,10 @@ def redirect(
         name = str(expander.text(one.target))
         if name.startswith("/dev/"):
             continue
-        put(name, said, one.operator in (">>", "&>>"), files)
+        put_file(name, said, one.operator in (">>", "&>>"), files)
 
 
-def put(name: str, said: str | None, more: bool, files: dict[str, str]) -> None:
+def put_file(name: str, said: str | None, more: bool, files: dict[str, str]) -> None:
     name = file_name(name)
     if said is None:
         files.pop(name, None)
@@ -67,10 +67,10 @@ def follow_files(
     if program == "tee":
         for name in names:
             if not name.startswith("/dev/"):
-                put(name, given, "-a" in words, files)
+                put_file(name, given, "-a" in words, files)
     elif program in ("cp", "mv") and len(names) == 2:
         text = expander.files.get(file_name(names[0]))
-        put(names[1], text, False, files)
+        put_file(names[1], text, False, files)
         if program == "mv":
             files.pop(file_name(names[0]), None)
     elif program == "rm" or (
@@ -105,7 +105,7 @@ def _kept(said: str, words: list[str]) -> str:
     return said
 
 
-def printed_by(node: Group, expander: Expander) -> str | None:
+def printed_by(node: GroupStatement, expander: Expander) -> str | None:
     """What ``{ echo …; cat <<EOF …; } > FILE`` prints."""
     if not any(r.operator in _WRITES for r in node.redirects):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.launch.shell.syntax.statements import Redirect
-from meshwise.launch.shell.syntax.words import Piece, Reader, Word, raw
+from meshwise.launch.shell.syntax.words import Piece, Word, WordReader, raw
 
 REDIRECTS = ("file_redirect", "heredoc_redirect", "herestring_redirect")
 
@@ -13,7 +13,7 @@ REDIRECTS = ("file_redirect", "heredoc_redirect", "herestring_redirect")
 class RedirectReader:
     """Redirects of a source's nodes; None for what is not readable."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: WordReader) -> None:
         self.source, self.reader = reader.source, reader
 
     def redirects(self, node: Any) -> list[Redirect] | None:

@@ -45,7 +45,7 @@ class Region(NamedTuple):
     line: int
 
 
-class Source:
+class ScriptSource:
     """A text with its tree. Texts of nodes are those of the original: what was covered before parsing
     has the same length."""
 
@@ -170,7 +170,7 @@ def _parser() -> Any:
     return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
 
 
-def _tree(data: bytes, source: Source) -> Any:
+def _tree(data: bytes, source: ScriptSource) -> Any:
     end = time.monotonic() + MAX_PARSE_SECONDS
 
     def too_long(_at: int, _error: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from meshwise.launch.shell.syntax.source import Source
+from meshwise.launch.shell.syntax.source import ScriptSource
 from meshwise.launch.shell.syntax.words import Pieces, Word
 
 _ENDS = (";", "\n", ";;", "&", "comment")
@@ -67,7 +67,7 @@ class CaseItem(NamedTuple):
     goes_on: bool  # into the next one's body: ;&
 
 
-class Case(NamedTuple):
+class CaseStatement(NamedTuple):
     subject: Word
     items: tuple[CaseItem, ...]
     text: str
@@ -102,7 +102,7 @@ class Function(NamedTuple):
     body: Body
 
 
-class Group(NamedTuple):
+class GroupStatement(NamedTuple):
     """``{ …; }``, or a shell of its own (``own``): ``( … )``, what runs in the background."""
 
     body: Body
@@ -140,12 +140,12 @@ Statement = (
     | Test
     | Calculate
     | If
-    | Case
+    | CaseStatement
     | For
     | While
     | Count
     | Function
-    | Group
+    | GroupStatement
     | Pipe
     | Both
     | Not
@@ -157,7 +157,7 @@ class Body:
     """Statements of nodes that follow each other."""
 
     def __init__(
-        self, source: Source, nodes: Sequence[Any], made: tuple[Statement, ...] | None = None
+        self, source: ScriptSource, nodes: Sequence[Any], made: tuple[Statement, ...] | None = None
     ) -> None:
         self.source, self._nodes, self._made = source, nodes, made
 

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from meshwise.launch.shell.syntax.redirects import REDIRECTS, RedirectReader
-from meshwise.launch.shell.syntax.source import Source
+from meshwise.launch.shell.syntax.source import ScriptSource
 from meshwise.launch.shell.syntax.statements import (
     Assignment,
     Body,
     Both,
     Calculate,
-    Case,
     CaseItem,
+    CaseStatement,
     Count,
     For,
     Function,
-    Group,
+    GroupStatement,
     If,
     Not,
     Pipe,
@@ -29,7 +29,7 @@ from meshwise.launch.shell.syntax.statements import (
     Unread,
     While,
 )
-from meshwise.launch.shell.syntax.words import Pieces, Reader, Word
+from meshwise.launch.shell.syntax.words import Pieces, Word, WordReader
 
 # statements of which every word counts: unreadable in a part, they are in whole
 _WHOLE = frozenset(
@@ -44,15 +44,15 @@ _WHOLE = frozenset(
 )
 
 
-def body_of(source: Source) -> Body:
+def body_of(source: ScriptSource) -> Body:
     return Body(source, source.root.children)
 
 
 class StatementBuilder:
     """Statements of nodes. What a node has of unreadable is not guessed over."""
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.reader = source, Reader(source)
+    def __init__(self, source: ScriptSource) -> None:
+        self.source, self.reader = source, WordReader(source)
         self.redirects = RedirectReader(self.reader)
 
     def statements(self, nodes: Sequence[Any]) -> list[Statement]:
@@ -60,7 +60,7 @@ class StatementBuilder:
         broken = [(n.start_point[0], n.end_point[0]) for n in nodes if n.type == "ERROR"]
         for node in nodes:
             if node.type == "&" and found:
-                found[-1] = Group(Body(self.source, (), (found[-1],)), True)
+                found[-1] = GroupStatement(Body(self.source, (), (found[-1],)), True)
             if (not node.is_named and node.type not in ("[[", "[")) or node.type == "comment":
                 continue
             beside = any(
@@ -204,7 +204,7 @@ class StatementBuilder:
             return Pipe((*made.parts[:-1], changed))
         if isinstance(made, Unread):
             return made
-        return Group(Body(self.source, (), (made,)), False, tuple(redirects))
+        return GroupStatement(Body(self.source, (), (made,)), False, tuple(redirects))
 
     # several commands
 
@@ -228,11 +228,11 @@ class StatementBuilder:
         return Not(self._body(node.children[1:]))
 
     def _subshell(self, node: Any) -> Statement:
-        return Group(self._body(node.children[1:-1]), True)
+        return GroupStatement(self._body(node.children[1:-1]), True)
 
     def _compound_statement(self, node: Any) -> Statement:
         if node.children[0].type != "((":
-            return Group(self._body(node.children[1:-1]), False)
+            return GroupStatement(self._body(node.children[1:-1]), False)
         return self._calculated(node)
 
     def _calculated(self, node: Any) -> Statement:
@@ -295,7 +295,7 @@ class StatementBuilder:
         if len(words) != 1:
             return self._unread(node)
         shown = self.source.text(subject[0].start_byte, subject[-1].end_byte)
-        return Case(words[0], tuple(items), shown)
+        return CaseStatement(words[0], tuple(items), shown)
 
     def _case_item(self, node: Any) -> CaseItem | None:
         patterns: list[Word] = []

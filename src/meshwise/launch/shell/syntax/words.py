@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from meshwise.launch.shell.syntax.source import Source
+from meshwise.launch.shell.syntax.source import ScriptSource
 
 _MAX_DEPTH = 12  # of words in words
 _EXPANDED = frozenset(
@@ -97,10 +97,10 @@ class Calculation(NamedTuple):
     pieces: Pieces
 
 
-class Reader:
+class WordReader:
     """Pieces of a source's nodes."""
 
-    def __init__(self, source: Source, depth: int = 0) -> None:
+    def __init__(self, source: ScriptSource, depth: int = 0) -> None:
         self.source, self.depth = source, depth
 
     def words(self, nodes: Sequence[Any]) -> list[Word]:
@@ -230,7 +230,7 @@ class Reader:
     def _commands(self, node: Any, text: str, line: int) -> Any:
         """What a substitution runs: (source, its nodes)."""
         if text.startswith("`") and "\\" in text:
-            inner = Source(re.sub(r"\\([`\\$])", r"\1", text[1:-1]), self.source.file, line)
+            inner = ScriptSource(re.sub(r"\\([`\\$])", r"\1", text[1:-1]), self.source.file, line)
             return inner, inner.root.children
         return self.source, node.children[1:-1]
 
@@ -272,15 +272,15 @@ class Reader:
         runs = "$(" in text or "`" in text
         if quote:
             text = text if runs else re.sub(r'(?<!\\)"', "", text)
-            inner = Source(f'"{text}"', self.source.file, line)
+            inner = ScriptSource(f'"{text}"', self.source.file, line)
         else:
             covered = text if runs else _CUTTING.sub(lambda m: chr(_PRIVATE + ord(m[0])), text)
             covered = re.sub(
                 r"\$[\ue000-\uf8ff]", lambda m: "$" + chr(ord(m[0][1]) - _PRIVATE), covered
             )
             covered = _braces_back(covered)
-            inner = Source(f": {covered}", self.source.file, line)
-        reader = Reader(inner, self.depth + 1)
+            inner = ScriptSource(f": {covered}", self.source.file, line)
+        reader = WordReader(inner, self.depth + 1)
         if inner.root.has_error or not inner.root.children:
             return [Piece("braced", text, quote, line)]
         node = inner.root.children[0]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from meshwise.launch.shell.values.memory import Memory
+from meshwise.launch.shell.values.memory import ShellMemory
 
 _TOKEN = re.compile(
     r"\s*(\d+#\w+|0[xX][0-9A-Fa-f]+|\d+|[A-Za-z_]\w*(?:\[[^\[\]]*\])?|\*\*|\+\+|--|<<=|>>=|<<|>>|"
@@ -42,7 +42,7 @@ class NotKnown(Exception):
     """A name in a calculation whose value is not known, or what is no calculation."""
 
 
-def calculated(text: str, memory: Memory, depth: int = 0) -> int:
+def calculated(text: str, memory: ShellMemory, depth: int = 0) -> int:
     """Raises :class:`NotKnown` where the text does not say; assigns as a shell does."""
     if len(text) > _MAX_LENGTH or depth > _MAX_DEPTH or "$" in text:
         raise NotKnown(text[:40])
@@ -104,7 +104,7 @@ _DO: dict[str, Callable[[int, int], int]] = {
 class _Parser:
     """``live`` is false in the part of ``?:``, ``&&``, ``||`` that is not taken."""
 
-    def __init__(self, tokens: list[str], memory: Memory, depth: int) -> None:
+    def __init__(self, tokens: list[str], memory: ShellMemory, depth: int) -> None:
         self.tokens, self.memory, self.depth = tokens, memory, depth
         self.at, self.live, self.inside = 0, True, 0
 

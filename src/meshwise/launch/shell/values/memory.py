@@ -38,7 +38,7 @@ def line_of(text: str, line: int) -> int:
     return text.line or line if isinstance(text, Text) else line
 
 
-def joined(parts: Iterable[tuple[str, int]]) -> Text:
+def joined_texts(parts: Iterable[tuple[str, int]]) -> Text:
     """Parts with their lines as one text."""
     texts: list[str] = []
     marks: list[tuple[int, int]] = []
@@ -55,31 +55,31 @@ def joined(parts: Iterable[tuple[str, int]]) -> Text:
     return marked("".join(texts), tuple(marks))
 
 
-Value = str | tuple[str, ...] | dict[str, str]
+ShellValue = str | tuple[str, ...] | dict[str, str]
 
 
-class Memory:
+class ShellMemory:
     """Variables, with what they were at every place: :meth:`at`."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, ShellValue] = {}
         self.exported: set[str] = set()
         self.all_exported = False
         self.tables: set[str] = set()  # arrays by keys
         self.integers: set[str] = set()
-        self.log: list[tuple[str, Value | None]] = []
+        self.log: list[tuple[str, ShellValue | None]] = []
 
-    def copy(self) -> Memory:
-        new = Memory()
+    def copy(self) -> ShellMemory:
+        new = ShellMemory()
         new.values, new.exported = dict(self.values), set(self.exported)
         new.all_exported, new.log = self.all_exported, list(self.log)
         new.tables, new.integers = set(self.tables), set(self.integers)
         return new
 
-    def get(self, name: str) -> Value | None:
+    def get(self, name: str) -> ShellValue | None:
         return self.values.get(name)
 
-    def set(self, name: str, value: Value) -> None:
+    def set(self, name: str, value: ShellValue) -> None:
         self.values[name] = value
         self.log.append((name, value))
         if self.all_exported:
@@ -90,7 +90,7 @@ class Memory:
             del self.values[name]
             self.log.append((name, None))
 
-    def restore(self, values: dict[str, Value]) -> None:
+    def restore(self, values: dict[str, ShellValue]) -> None:
         """The variables of another time."""
         for name in [n for n in self.values if n not in values]:
             self.unset(name)
@@ -98,12 +98,12 @@ class Memory:
             if self.values.get(name) is not value:
                 self.set(name, value)
 
-    def environment(self) -> dict[str, Value]:
+    def environment(self) -> dict[str, ShellValue]:
         """What a shell that is started gets."""
         return {k: v for k, v in self.values.items() if k in self.exported}
 
-    def at(self, place: int) -> dict[str, Value]:
-        found: dict[str, Value] = {}
+    def at(self, place: int) -> dict[str, ShellValue]:
+        found: dict[str, ShellValue] = {}
         for name, value in self.log[:place]:
             if value is None:
                 found.pop(name, None)
