@@ -11,7 +11,7 @@ from meshwise.launch.shell.expand import Expander
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import ShellMemory, ShellValue, unfollowed
 from meshwise.launch.shell.values.outputs import formatted
-from meshwise.launch.shell.values.parameters import is_known
+from meshwise.launch.shell.values.parameters import is_followed
 
 # commands that start nothing which could be a launch
 QUIET = frozenset(
@@ -196,7 +196,7 @@ def perform(words: list[str], line: int, given: str | None, expander: Expander) 
     if program in ("mapfile", "readarray") and len(words) > 1:
         return _mapfile(words, f"{program} in line {line}", given, memory)
     if program == "printf" and words[1:2] == ["-v"] and len(words) > 2:
-        said = formatted(words[3:]) if all(map(is_known, words[3:])) else None
+        said = formatted(words[3:]) if all(map(is_followed, words[3:])) else None
         if said is None or not words[2].isidentifier():
             unknown(memory, words[2], f"printf -v in line {line}")
         else:
@@ -280,7 +280,12 @@ def _getopts(words: list[str], memory: ShellMemory) -> bool | None:
 
 
 def _mapfile(words: list[str], what: str, given: str | None, memory: ShellMemory) -> bool | None:
-    if given is not None and is_known(given) and words[1:-1] == ["-t"] and words[-1].isidentifier():
+    if (
+        given is not None
+        and is_followed(given)
+        and words[1:-1] == ["-t"]
+        and words[-1].isidentifier()
+    ):
         memory.set(words[-1], tuple(given.splitlines()))
         return True
     unknown(memory, words[-1], what)
@@ -302,7 +307,7 @@ def _read(words: list[str], what: str, given: str | None, expander: Expander) ->
     memory = expander.memory
     takes = [o for o in options if o not in ("-r", "-a", "-ra", "-ar")]
     text = given.partition("\n")[0] if given is not None else "$"
-    if not is_known(text) or takes or ("\\" in text and not any("r" in o for o in options)):
+    if not is_followed(text) or takes or ("\\" in text and not any("r" in o for o in options)):
         for name in names:
             unknown(memory, name, what)
         return None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.syntax.statements import Body
 from meshwise.launch.shell.values.memory import ShellMemory, ShellValue, reasons, unfollowed
-from meshwise.launch.shell.values.parameters import is_known
+from meshwise.launch.shell.values.parameters import is_followed
 
 MAX_WAYS = 16
 MAX_OF_PART = 4  # that come out of a turn of a loop, or of a function
@@ -124,6 +124,6 @@ def changed_is_unknown(way: Way, before: dict[str, ShellValue], what: str) -> No
     for name, value in list(way.memory.values.items()):
         if name in before and before[name] == value:
             continue
-        if isinstance(value, str) and not is_known(value) and reasons(value):
+        if isinstance(value, str) and not is_followed(value) and reasons(value):
             continue
         way.memory.set(name, unfollowed(name, what))

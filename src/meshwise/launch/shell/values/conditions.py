@@ -10,7 +10,7 @@ from meshwise.launch.shell.syntax.statements import Test
 from meshwise.launch.shell.syntax.words import Word
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import file_name
-from meshwise.launch.shell.values.parameters import glob_pattern, is_known, text_pattern
+from meshwise.launch.shell.values.parameters import glob_pattern, is_followed, text_pattern
 
 _NUMBERS = ("-eq", "-ne", "-lt", "-le", "-gt", "-ge")
 _TEXTS = ("=", "==", "!=", "<", ">", "=~", "-ef", "-nt", "-ot")
@@ -51,7 +51,7 @@ def _part(word: Word, expander: Expander) -> _Part:
 
 def _nonempty(text: str) -> bool | None:
     """A text that is not known may be empty, but not one with known parts."""
-    return bool(text) if is_known(text) else _SURE.sub("", text) != "" or None
+    return bool(text) if is_followed(text) else _SURE.sub("", text) != "" or None
 
 
 class _Double:
@@ -145,7 +145,7 @@ def _compared(left: _Part, operator: str, right: _Part, expander: Expander) -> b
     a, b = left.text, right.text
     if operator in _NUMBERS:
         return _numbers(a, operator, b, expander, left.word is not None)
-    if not is_known(a) or operator in ("-ef", "-nt", "-ot"):
+    if not is_followed(a) or operator in ("-ef", "-nt", "-ot"):
         return None
     if operator == "=~":
         return _matched(a, right, expander)
@@ -154,7 +154,7 @@ def _compared(left: _Part, operator: str, right: _Part, expander: Expander) -> b
         if pattern is None:
             return None
         return bool(re.fullmatch(pattern, a, re.DOTALL)) == (operator != "!=")
-    if not is_known(b):
+    if not is_followed(b):
         return None
     if operator in ("<", ">"):
         return a < b if operator == "<" else a > b
@@ -184,7 +184,7 @@ def _matched(text: str, right: _Part, expander: Expander) -> bool | None:
     found: list[str] = []
     for piece in right.word.pieces if right.word is not None else ():
         part = str(expander.text((piece,)))
-        if piece.kind != "text" and not is_known(part):
+        if piece.kind != "text" and not is_followed(part):
             return None
         found.append(re.escape(part) if piece.quote else part)
     pattern = re.sub(r"\[:(\w+):\]", lambda m: text_pattern(f"[[:{m[1]}:]]")[1:-1], "".join(found))
@@ -205,7 +205,7 @@ def case_matches(text: str, patterns: tuple[Word, ...], expander: Expander) -> b
         pattern = glob_pattern(word.pieces, expander)
         if pattern == ".*":
             return True
-        if pattern is None or not is_known(text):
+        if pattern is None or not is_followed(text):
             value = None
         elif re.fullmatch(pattern, text, re.DOTALL):
             return True if value is False else None

@@ -9,7 +9,7 @@ from meshwise.launch.shell.expand import Expander
 from meshwise.launch.shell.syntax.statements import Body, Pipe, Redirect, Simple, Statement
 from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
 from meshwise.launch.shell.values.memory import ShellMemory, file_name
-from meshwise.launch.shell.values.parameters import is_known
+from meshwise.launch.shell.values.parameters import is_followed
 
 _MAX_NUMBERS = 10_000
 _FORMAT = re.compile(r"%(%|([-0 +#]*)(\d*)(?:\.(\d+))?([sdiqb]))")
@@ -59,14 +59,14 @@ def printed(words: list[str], given: str, files: dict[str, str]) -> str | None:
     """What a command with these words prints; ``given``: what it reads."""
     made = _COMMANDS.get(words[0].rpartition("/")[2])
     plain = words[:1] if words[0] == "awk" else words  # whose own $1 is none of the shell's
-    if made is None or not all(map(is_known, plain)) or not is_known(given):
+    if made is None or not all(map(is_followed, plain)) or not is_followed(given):
         return None
     if words[0] == "cat":
         names = [file_name(w) for w in words[1:]]
         if any(n not in files and n != "-" for n in names):
             return None
         said = "".join(given if n == "-" else files[n] for n in names) if names else given
-        return said if is_known(said) else None
+        return said if is_followed(said) else None
     return made(words[1:], given)
 
 

@@ -16,14 +16,14 @@ _MAX_TRIMMED = 20_000
 _UNKNOWN = re.compile(r"\$\{[^{}]*\}|\$\w+|\$[@*#?$!-]|\$\([^()]*\)")
 
 
-def is_known(text: str) -> bool:
+def is_followed(text: str) -> bool:
     return "$" not in text
 
 
 def parameter(said: Parameter, expander: Expander) -> Entries | None:
     """The entries that it stands for; None where it is not known."""
     index = _index(said.key, expander)
-    if index is not None and not is_known(index):
+    if index is not None and not is_followed(index):
         return None
     if said.prefix == "!":
         return _indirect(said, index, expander)
@@ -35,7 +35,7 @@ def parameter(said: Parameter, expander: Expander) -> Entries | None:
         return value
     if operator[-1] in "-=?+":
         return _or_else(said, value, index, expander)
-    if value is None or not all(map(is_known, value)):
+    if value is None or not all(map(is_followed, value)):
         return None
     return _changed(said, value, index, expander)
 
@@ -56,7 +56,7 @@ def _changed(
     if operator[0] in "#%":
         return tuple(_trimmed(v, operator, pattern) for v in value)
     by = str(expander.text(said.operands[1]))
-    if not is_known(by) or "&" in by or not pattern:
+    if not is_followed(by) or "&" in by or not pattern:
         return None if pattern else value
     return tuple(_replaced(v, operator, pattern, by) for v in value)
 
@@ -99,7 +99,7 @@ def _indirect(said: Parameter, index: str | None, expander: Expander) -> Entries
             return tuple(value) if _ordered(said.name, value, expander) else None
         return None if not isinstance(value, tuple) else tuple(map(str, range(len(value))))
     named = _entries(said.name, index, expander)
-    if not named or not is_known(named[0]):
+    if not named or not is_followed(named[0]):
         return None
     return expander.value(named[0]) if named[0].isidentifier() else None
 
@@ -111,7 +111,7 @@ def _length(
         held = expander.memory.get(name)
         many = len(held) if isinstance(held, dict) else None if value is None else len(value)
         return None if many is None else (str(many),)
-    if value is None or not all(map(is_known, value)):
+    if value is None or not all(map(is_followed, value)):
         return None
     return (str(len("".join(value))),)
 
@@ -122,7 +122,7 @@ def chosen_operand(said: Parameter, expander: Expander) -> Pieces | None:
     if operator[-1:] not in ("-", "+") or said.prefix:
         return None
     index = _index(said.key, expander)
-    if index is not None and not is_known(index):
+    if index is not None and not is_followed(index):
         return None
     empty, perhaps = _emptiness(operator, _entries(said.name, index, expander))
     if operator[-1] == "+":
@@ -221,7 +221,7 @@ def glob_pattern(pieces: Pieces, expander: Expander) -> str | None:
     found: list[str] = []
     for piece in pieces:
         text = str(expander.text((piece,)))
-        if piece.kind != "text" and not is_known(text):
+        if piece.kind != "text" and not is_followed(text):
             return None
         found.append(re.escape(text) if piece.quote else text_pattern(text))
     return "".join(found)
