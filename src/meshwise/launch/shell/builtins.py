@@ -220,13 +220,19 @@ def perform(words: list[str], line: int, given: str | None, expander: Expander) 
 
 
 def _set(words: list[str], memory: ShellMemory) -> None:
-    for i, word in enumerate(words):
-        if word == "--" or not word.startswith(("-", "+")):
-            arguments(memory, tuple(words[i + (word == "--") :]))
+    """``set -euo pipefail -- a b``: options, the name after an ``o``, and new arguments."""
+    i = 0
+    while i < len(words):
+        word = words[i]
+        i += 1
+        if word in ("-", "--") or not word.startswith(("-", "+")):
+            arguments(memory, tuple(words[i - (not word.startswith("-")) :]))
             return
-        if word in ("-o", "+o"):
-            return
-        if "a" in word[1:]:
+        option = ""
+        if "o" in word[1:]:
+            option = words[i] if i < len(words) else ""
+            i += 1
+        if "a" in word[1:] or option == "allexport":
             memory.all_exported = word[0] == "-"
 
 
