@@ -61,6 +61,7 @@ SNIPPETS = (
     "probe a\\ b \"c\\\"d\" 'e'\\''f' $'t\\tn\\n' \"g\\$X\" h\\\ni \"j\\\nk\"",
     'probe "a"\\ "b" x"y"\\ z; probe a; # said\nprobe c#d # "open',
     "X=1; (X=2; probe $X); probe $X; { X=3; }; X=4 | true; probe $X",
+    'set -- q; set -euo pipefail; probe $# "$@"; set -x -o nounset -- a -b; probe $# "$@"; set c; probe "$@"',
     'X="--a 1 \\\n  --b 2 \\\n  "; Y=" \\\n $X \\\n $X \\\n"; probe $Y',
     "false || probe a; true && probe b; false && probe c || probe d",
     'X=5; X=$X$X; X+="$X"; probe $X $[1+1]; unset X; X+=a; probe $X',
