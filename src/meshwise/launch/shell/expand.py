@@ -267,7 +267,7 @@ class Expander:
         from meshwise.launch.shell.values.outputs import output
 
         source, nodes = piece.inner
-        deeper = Expander(self.memory.copy(), self.files, self.depth + 1)
+        deeper = Expander(self.memory.scratch(), self.files, self.depth + 1)
         said = output(Body(source, nodes), deeper)
         if said is not None:
             return Expansion(piece.text, (marked(said.rstrip("\n"), ((0, piece.line),)),))

@@ -69,6 +69,12 @@ class ShellMemory:
         self.integers: set[str] = set()
         self.log: list[tuple[str, ShellValue | None]] = []
 
+    def scratch(self) -> ShellMemory:
+        """The same for a shell of its own whose past is of no interest."""
+        new = ShellMemory()
+        new.values, new.tables, new.integers = dict(self.values), self.tables, self.integers
+        return new
+
     def copy(self) -> ShellMemory:
         new = ShellMemory()
         new.values, new.exported = dict(self.values), set(self.exported)
