@@ -12,6 +12,7 @@ from meshwise.launch.shell.values.parameters import is_followed
 
 MAX_WAYS = 16
 MAX_OF_PART = 4  # that come out of a turn of a loop, or of a function
+_MAX_MERGED = 4  # after which a text has too many branches for as many ways again
 _NAMES = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9#@])")
 
 
@@ -43,6 +44,7 @@ class Way:
         self.status: bool | None = True
         self.given: str | None = None  # what a pipe gives to read
         self.file = ""
+        self.merged = 0  # how often it was made of several
         self.locals: list[dict[str, ShellValue | None]] = []
 
     def copy(self) -> Way:
@@ -78,6 +80,8 @@ def distinct(ways: list[Way], most: int = MAX_WAYS) -> list[Way]:
     """
     if len(ways) < 2:
         return ways
+    if max(way.merged for way in ways) >= _MAX_MERGED:
+        most = min(most, 2)
     found: list[Way] = []
     for way in ways:
         if not any(way.same(other) for other in found):
@@ -106,6 +110,7 @@ def _fewer(ways: list[Way]) -> list[Way]:
 
 def _merged(ways: list[Way]) -> Way:
     first = ways[0]
+    first.merged = max(way.merged for way in ways) + (len(ways) > 1)
     for name in list(dict.fromkeys(n for way in ways for n in way.memory.values)):
         values = [way.memory.get(name) for way in ways]
         if any(v != values[0] for v in values):
