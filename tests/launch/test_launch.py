@@ -421,7 +421,7 @@ BAD = [
     ("vllm serve m --enable-ep", "no such flag"),
     ('{"a":' * 20_000 + "1" + "}" * 20_000, "no JSON"),
     ("srun bash -c 'vllm serve m --tensor-paralel-size 4'", "no such flag"),
-    ("vllm serve " + "x" * 300_000, "characters"),
+    ("vllm serve " + "x" * 1_100_000, "characters"),
 ]
 
 

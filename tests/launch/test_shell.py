@@ -8,6 +8,7 @@ import pytest
 
 from meshwise.errors import MeshwiseError
 from meshwise.launch import parse
+from meshwise.launch.shell.commands import read_script
 
 SERVE = "vllm serve org/m --tensor-parallel-size"
 
@@ -62,7 +63,7 @@ def test_what_a_shell_itself_does_to_variables(text: str) -> None:
         ("read -r -p 'TP? ' TP", "read in line 1 gives $TP"),
         ("echo\nlet TP=COUNT*2", "let in line 2 gives $TP"),
         ("mapfile -t TP < hosts", "mapfile in line 1 gives $TP"),
-        ("printf -v TP '%d' 8", "printf -v in line 1 gives $TP"),
+        ("printf -v TP '%d' $COUNT", "printf -v in line 1 gives $TP"),
         ("while read TP; do echo; done < hosts", "read in line 1 gives $TP"),
         ("TP=8\n(( TP = COUNT / 2 ))", "((…)) in line 2 gives $TP"),
     ],
@@ -72,3 +73,87 @@ def test_what_does_not_follow_from_the_text_is_named_where_it_matters(text: str,
         with pytest.raises(MeshwiseError, match=re.escape(what)):
             parse(f"{text}\n{SERVE} {value}\n")
     assert parse(f"{text}\n{SERVE} 8\n").job.tp == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('echo a\nvllm serve "m -tp 2\n', "no closing quotation in line 2"),
+        ("echo a\ncat > f <<EOF\nvllm serve m -tp 2\n", "here-document without its end in line 2"),
+        ('X=1\nif [ -n "$A" ]; then\nvllm serve m -tp 2\n', "`if` without its `fi` in line 2"),
+        ("for i in a b; do\nvllm serve m -tp 2", "a loop without its `done` in line 1"),
+        ("TP=$(echo 2\nvllm serve m -tp 2", "no closing bracket in line 1"),
+        ("vllm serve m -tp 2\0", "a byte of value 0 in line 1"),
+        ("f() { f; }\nf\nvllm serve m -tp 2", "functions that call themselves"),
+        ("vllm serve " + "{a,b}" * 40, "braces that make more than"),
+    ],
+)
+def test_what_is_not_closed_or_has_no_end_is_named_with_its_line(text: str, what: str) -> None:
+    with pytest.raises(MeshwiseError, match=re.escape(what)) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (f"TP=8\nbash -c '{SERVE} $TP'", "TP"),  # not exported
+        (f"TP=8\nexport TP\nssh host '{SERVE} $TP'", "TP"),
+        (f"TP=$(nvidia-smi -L | wc -l)\n{SERVE} ${{TP:-8}}", "TP"),
+        (f"N=8\nwhile read x; do N=$((N+1)); done < hosts\n{SERVE} $N", "N"),
+        (f"for i in $LIST; do TP=$i; done\n{SERVE} $TP", "TP"),
+        (f'CMD="{SERVE} $TP"\nTP=8\neval $CMD', "TP"),  # its value at that place
+        (f"{SERVE} $((NODES * 2))", "NODES"),
+        (f"shift\nTP=$1\n{SERVE} $TP", "1"),
+        (f"cat > e.sh <<EOF\nTP=4\nEOF\nsed -i s/4/8/ e.sh\nsource e.sh\n{SERVE} $TP", "TP"),
+    ],
+)
+def test_what_only_a_run_knows_is_asked_by_name(text: str, name: str) -> None:
+    with pytest.raises(MeshwiseError, match=rf"\${name}\b"):
+        parse(text + "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"cd /code || exit 1\n{SERVE} 8",
+        f"[ -d /x ] && echo found\n{SERVE} 8 || exit 1",
+        f"if ! {SERVE} 8; then exit 1; fi",
+        f"TP=8 bash -c '{SERVE} $TP'",
+        f"export TP=8\nbash <<'EOF'\n{SERVE} $TP\nEOF",
+        f"cat > run.sh <<'EOF'\n{SERVE} $1\nEOF\nbash run.sh 8",
+        f"echo '{SERVE} 8' | bash",
+        f"while [[ $# -gt 0 ]]; do case $1 in --tp) TP=$2; shift 2;; esac; done\n{SERVE} ${{TP:-8}}",
+        f"set -- --tp 8\nwhile [[ $# -gt 0 ]]; do case $1 in --tp) TP=$2; shift 2;; esac; done\n{SERVE} $TP",
+        f"export TOKEN=<your token>\n{SERVE} 8",
+        f"TP=8\r\n{SERVE} $TP\r\n",
+        f'O=" \\\n  --port 80 \\\n "\n{SERVE} 8 $O',
+        f"while true; do {SERVE} 8; sleep 5; done",
+        f"TP=8\nX=${{X:$((1))+2}}\n{SERVE} $TP",
+    ],
+)
+def test_scripts_as_people_write_them(text: str) -> None:
+    assert parse(text + "\n").job.tp == 8
+
+
+def test_words_know_their_lines() -> None:
+    text = 'TP=2\nA=(\n --port 80 # said\n --seed\n 1)\nCMD="vllm serve m \\\n -tp $TP"\n$CMD "${A[@]}"\n'
+    (script,) = read_script(text)
+    (command,) = script.commands
+    assert list(zip(command.words, command.lines, strict=True)) == [
+        ("vllm", 6),
+        ("serve", 6),
+        ("m", 6),
+        ("-tp", 7),
+        ("2", 1),
+        ("--port", 3),
+        ("80", 3),
+        ("--seed", 4),
+        ("1", 5),
+    ]
+
+
+def test_values_and_files_that_are_given_beside_a_text() -> None:
+    text = f"source env.sh\nN=$(wc -l < hosts)\n{SERVE} $((TP * N))\n"
+    (script,) = read_script(text, given={"N": "2"}, files={"env.sh": "TP=4\n"})
+    assert script.commands[-1].words[-1] == "8"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Launch(NamedTuple):
     before: list[str]
     after: list[str]
     by_structure: bool
-    variables: dict[str, str]  # that are set where it stands
+    variables: Mapping[str, str]  # that are set where it stands
     lines: tuple[int, ...] = ()  # of each of its words, 0 where that is not known
 
     @property
@@ -74,7 +75,7 @@ def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
 
 
 def _as(
-    words: list[str], wanted: Target, variables: dict[str, str], lines: tuple[int, ...]
+    words: list[str], wanted: Target, variables: Mapping[str, str], lines: tuple[int, ...]
 ) -> Launch:
     at = _script_at(words)
     return Launch(wanted, words[:at], words[at:], False, variables, lines)
@@ -110,7 +111,7 @@ def _image(base: str, before: list[str]) -> Target | None:
     return chosen if (ran and starts) or IMAGE in programs else None
 
 
-IMAGE = "\0image"  # the command of a manifest's container, whose image's own program it runs in
+IMAGE = "MESHWISE_POD_IMAGE"  # the command of a manifest's container, whose image's own program it runs in
 
 
 def _of_script(words: list[str]) -> Launch | None:
@@ -131,7 +132,11 @@ def _of_script(words: list[str]) -> Launch | None:
     return None
 
 
-def _says(words: list[str], chosen: Target) -> bool:
+def _says(words: list[str], *chosen: Target) -> bool:
+    return any(_says_of(words, one) for one in chosen)
+
+
+def _says_of(words: list[str], chosen: Target) -> bool:
     spelt = {
         s.replace("_", "-")
         for name in _DEGREES
@@ -159,6 +164,18 @@ def _script_at(words: list[str]) -> int:
 def _a_script(words: list[str]) -> bool:
     """``bash train.sh …``: what it does with its words is not in the text."""
     return script_of(words) is not None
+
+
+def may_start(text: str) -> bool:
+    """Whether a text that is not read has a word of a launch: a program, a script, a flag of a layout."""
+    first = {words[0] for words in _programs().words}
+    for word in re.split(r"[\s;&|()'\"`]+", text):
+        base = word.rpartition("/")[2]
+        if base in first or base.endswith(".py") or _pattern(word) is not None:
+            return True
+        if word.startswith("-") and _says([word], *every_target()):
+            return True
+    return False
 
 
 def script_of(words: list[str]) -> str | None:

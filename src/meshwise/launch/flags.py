@@ -11,7 +11,7 @@ from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.launch.settings.megatron_model import ASKED_LATER
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import unset_names
-from meshwise.launch.shell.expand import WHY, reasons
+from meshwise.launch.shell.values.memory import WHY, reasons
 from meshwise.launch.spelling.flag_values import flag_value
 from meshwise.launch.spelling.misspelt import about_parallelism, misspelt
 from meshwise.launch.spelling.source_flags import (

@@ -22,7 +22,7 @@ from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
-from meshwise.launch.find import Launch, launches, script_of
+from meshwise.launch.find import IMAGE, Launch, launches, script_of
 from meshwise.launch.flags import ReadWords, read_words
 from meshwise.launch.parsed import (
     Asked,
@@ -110,7 +110,8 @@ def _parse(text: str, asked: Asked) -> Parsed:
         if commands is None:
             return files.configuration(stripped, asked)
         # the lines of the text that its containers make are not the manifest's own
-        commands = "\n".join([*(f"{k}={shlex.quote(v)}" for k, v in given.items()), commands])
+        said = [f"export {k}={shlex.quote(v)}" for k, v in given.items()]
+        commands = "\n".join([*said, commands])
         found = _one_of(_scripts(commands, asked, own_lines=False), text, asked)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):
@@ -213,7 +214,7 @@ def _candidate(
             error = roles.refused_part(role, launch.target.title)
     except MeshwiseError as caught:
         error = caught
-    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", "\0"))]
+    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", IMAGE))]
     program = " ".join(words[-2:]) if launch.target.phase == "serve" else (words or [""])[-1]
     served = option(launch.after, "served-model-name")
     own = (launch.variables.get(_NAME), launch.target.name, served)
@@ -344,7 +345,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
             raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
         raise
     placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
-    own = tuple(Origin(w, line) for w, line in placed if not w.startswith("\0"))
+    own = tuple(Origin(w, line) for w, line in placed if w != IMAGE)
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 

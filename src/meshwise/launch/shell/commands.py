@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError
-from meshwise.launch.shell.expand import Variables
+from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.run import follow
+from meshwise.launch.shell.values.memory import ShellValue, file_name, shown_plain
+from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
-MAX_TEXT = 200_000  # characters of a command
+MAX_TEXT = 1 << 20  # characters of a command
 
 _UNREAD = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9])")
 
 
 class StartedCommand(NamedTuple):
-    """A command that a text starts: its words, the variables that are set where it stands, and the line
-    of each word (0: not known)."""
+    """A command that a text starts: its words, the variables that are set where it stands, the line of
+    each word, and the file of these lines (empty: the text itself)."""
 
     words: list[str]
-    variables: dict[str, str]
+    variables: Mapping[str, str]
     lines: tuple[int, ...] = ()
+    file: str = ""
 
 
 class Script(NamedTuple):
@@ -31,10 +35,76 @@ class Script(NamedTuple):
 
     commands: list[StartedCommand]
     files: dict[str, str]
-    variables: dict[str, str]
+    variables: Mapping[str, str]
     batch: slurm.ResourceRequest
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+
+
+class _History:
+    """Every value of the variables of a way, with the place in its log."""
+
+    def __init__(self, log: list[tuple[str, ShellValue | None]]) -> None:
+        self.of: dict[str, tuple[list[int], list[ShellValue | None]]] = {}
+        for place, (name, value) in enumerate(log):
+            places, values = self.of.setdefault(name, ([], []))
+            places.append(place)
+            values.append(value)
+
+
+class _Then(Mapping[str, str]):
+    """The variables at one place, and those that one command alone gets."""
+
+    def __init__(self, history: _History, place: int, before: tuple[tuple[str, str], ...]) -> None:
+        self._history, self._place, self._before = history, place, dict(before)
+
+    def __getitem__(self, name: str) -> str:
+        if name in self._before:
+            return shown_plain(str(self._before[name]))
+        places, values = self._history.of[name]
+        at = bisect.bisect_left(places, self._place) - 1
+        value = values[at] if at >= 0 else None
+        if value is None:
+            raise KeyError(name)
+        return _joined(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return (n for n in {**self._history.of, **self._before} if n in self)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[str(name)]
+        except KeyError:
+            return False
+        return True
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _AtEnd(Mapping[str, str]):
+    """The variables at the end of a way; what a command alone got is known to the text's readers too."""
+
+    def __init__(self, way: Way, history: _History) -> None:
+        self._values, self._history = way.memory.values, history
+        self._alone = {k: v for c in reversed(way.commands) for k, v in c.before}
+
+    def __getitem__(self, name: str) -> str:
+        if name in self._values:
+            return _joined(self._values[name])
+        if name in self._alone:
+            return shown_plain(str(self._alone[name]))
+        _, values = self._history.of[name]
+        value = next((v for v in values if v is not None), None)
+        if value is None:
+            raise KeyError(name)
+        return _joined(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._values, *self._alone, *self._history.of]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def check_text(text: Any) -> str:
@@ -52,28 +122,77 @@ def check_text(text: Any) -> str:
 
 
 def read_script(
-    text: str, *, given: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None
+    text: str,
+    *,
+    given: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> list[Script]:
     """Every way through a text; :class:`InputError` for what no shell would take. ``given``: values of
-    variables that the text leaves open; ``files``: texts by the names that it calls them."""
+    variables that the text does not set; ``files``: texts that it may source and run, by name."""
     text = check_text(text)
+    _check_characters(text)
     batch = slurm.script_request(text)
+    wins = dict(given or {})
+    start: dict[str, ShellValue] = dict(slurm.variables(batch))
+    if "@" in wins:
+        start["@"] = tuple(shlex.split(wins.pop("@")))
     found = []
-    for state in follow(text, slurm.variables(batch), given or {}, files or {}):
+    for way in follow(text, start, dict(files or {}), wins):
+        history = _History(way.memory.log)
         commands = [
-            StartedCommand(list(words), _joined(known) | dict(before), lines)
-            for words, before, known, lines in state.commands
+            StartedCommand(
+                [_plain_word(str(w)) for w in c.words],
+                _Then(history, c.place, c.before),
+                c.lines,
+                c.file,
+            )
+            for c in way.commands
         ]
-        variables = _joined(state.variables)
-        for command in commands:  # what a command alone gets is known to the text's readers too
-            variables |= {k: v for k, v in command.variables.items() if k not in variables}
-        sourced = tuple(state.sourced)
-        found.append(Script(commands, state.files, variables, batch, sourced, state.conditions))
+        asked = batch
+        for inner in way.batches:
+            asked = asked.over(slurm.script_request(inner))
+        texts = {str(name): shown_plain(str(said)) for name, said in way.files.items()}
+        texts |= {f"./{name}": said for name, said in texts.items() if "/" not in name}
+        found.append(
+            Script(
+                commands,
+                texts,
+                _AtEnd(way, history),
+                asked,
+                tuple(_plain_word(str(w)) for w in way.sourced),
+                way.conditions,
+            )
+        )
     return found
 
 
-def _joined(variables: Variables) -> dict[str, str]:
-    return {k: v if isinstance(v, str) else " ".join(v) for k, v in variables.items()}
+def _check_characters(text: str) -> None:
+    at = text.find("\0")
+    if at >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise InputError(
+            f"command: no text: a byte of value 0 in line {line}",
+            field="command",
+            value=shorten(text[:at].strip()[-40:]),
+            legal="a launch command as text",
+        )
+
+
+_ENDING = re.compile(r"\.(?:sh|json|ya?ml|toml)$")
+
+
+def _plain_word(word: str) -> str:
+    """A word; why a part of it is not known is said of values, not of paths."""
+    if _ENDING.search(word) is not None and "$" in word:
+        before = "./" if word.startswith("./") else ""
+        return before + file_name(word)
+    return shown_plain(word, always="/" in word)
+
+
+def _joined(value: ShellValue) -> str:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return shown_plain(str(value) if isinstance(value, str) else " ".join(value))
 
 
 def unset_names(word: str) -> list[str]:

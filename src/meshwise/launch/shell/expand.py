@@ -2,227 +2,356 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from meshwise.launch.shell.words import Lexer, Word, WordPart
+from meshwise.errors import InputError
+from meshwise.launch.shell.syntax.words import Calculation, Parameter, Piece, Pieces, Word
+from meshwise.launch.shell.values.arithmetic import NotKnown, calculated
+from meshwise.launch.shell.values.memory import (
+    ShellMemory,
+    Text,
+    joined_texts,
+    line_of,
+    marked,
+    unfollowed,
+)
 
-Variables = dict[str, "str | tuple[str, ...]"]
-MAX_WORDS = 100_000
-_NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!-]")
-_BRACED = re.compile(r"([A-Za-z_]\w*|[0-9@*])(?:\[([^\]]*)\])?(:?[-=?+])?(.*)", re.DOTALL)
-_JOINED = re.compile(r"\$\*|\$\{(\*|\w+\[\*\]).*\}", re.DOTALL)  # one word where it is quoted
-_TRIM = re.compile(r"([A-Za-z_]\w*)(##|#|%%|%)(.*)", re.DOTALL)
+MAX_WORDS = 150_000
+_MAX_DEPTH = 20
+_MAX_BRACES = 10_000  # words
+_BLANKS = " \t\n"
+_NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*]")
+_LETTERS = re.compile(r"(?<![\w$])(?!0[xX])([A-Za-z_]\w*)")
+_WORD = re.compile(r"[^ \t\n]+")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d{1,6})\.\.(-?\d{1,6})(?:\.\.(-?\d{1,6}))?|([A-Za-z])\.\.([A-Za-z])")
+_COVER = 0xF0000  # in whose plane pieces of a word stand while its braces are taken apart
 
 
-def unfollowed(name: str, what: str) -> str:
-    """The value of a variable that does not follow from the text: one word that stays unread, and says
-    why."""
-    return f"${{{name}!{what.replace(' ', '~')}}}"
+class Expansion(NamedTuple):
+    """What a piece stands for. ``entries``: None where it is not known; ``shown`` is what stays then.
+    ``whole``: one word where it is quoted (``"${A[*]}"``)."""
 
-
-WHY = re.compile(r"\$\{([A-Za-z_]\w*)!([^}]*)\}")
-
-
-def reasons(word: str) -> dict[str, str]:
-    """Variable → what sets it, of those in a word that do not follow from the text."""
-    return {name: what.replace("~", " ") for name, what in WHY.findall(word)}
+    shown: str
+    entries: tuple[str, ...] | None
+    whole: bool = False
 
 
 class Expander:
-    """Expansion under a state's variables and files. ``:=`` assigns."""
+    """Expansion under what a shell knows. ``name``: the variable that the value is for."""
 
-    def __init__(self, variables: Variables, files: dict[str, str], depth: int = 0) -> None:
-        self.variables, self.files, self.depth = variables, files, depth
+    def __init__(
+        self, memory: ShellMemory, files: dict[str, str], depth: int = 0, name: str = ""
+    ) -> None:
+        self.memory, self.files, self.depth, self.name = memory, files, depth, name
+
+    def given_to(self, name: str) -> Expander:
+        return Expander(self.memory, self.files, self.depth, name)
 
     def fields(self, word: Word) -> list[str]:
         """The words that a word becomes: unquoted values are split, ``"${A[@]}"`` gives its entries."""
+        if len(word.pieces) == 1:
+            piece = word.pieces[0]
+            if piece.kind == "text" and (piece.quote or "{" not in piece.text):
+                return [marked(piece.text, ((0, piece.line),))]
+        found: list[str] = []
+        for pieces in _braces(word.pieces):
+            found += self._fields(pieces)
+        return found
+
+    def _fields(self, pieces: Pieces) -> list[str]:
         done: list[str] = []
-        now: list[str] | None = None  # of the field that is being put together
-        for piece in word:
-            if piece.quote == "'":
-                now = [*(now or []), piece.text]
+        now: list[tuple[str, int]] | None = None  # of the field that is being put together
+
+        def end() -> None:
+            nonlocal now
+            if now is not None:
+                done.append(joined_texts(now))
+            now = None
+
+        for piece in self._chosen(pieces):
+            if piece.kind == "text":
+                now = [*(now or []), (piece.text, piece.line)]
                 continue
-            if piece.quote == '"' and not piece.text:
-                now = now or [""]
-            for text, entries in self._parts(piece.text):
-                if entries is None:
-                    now = [*(now or []), text]
-                    continue
-                split = piece.quote != '"'
-                if not split and _JOINED.fullmatch(text):
-                    entries = (" ".join(entries),)
-                found = [f for e in entries for f in (e.split() if split else [e])]
-                if split and entries and entries[0][:1].isspace() and now is not None:
-                    done.append("".join(now))
-                    now = None
-                for i, field in enumerate(found):
-                    if i and now is not None:
-                        done.append("".join(now))
-                        now = None
-                    now = [*(now or []), field]
-        if now is not None:
-            done.append("".join(now))
+            found = self.found(piece)
+            if found.entries is None:
+                now = [*(now or []), (found.shown, piece.line)]
+            elif piece.quote:
+                entries = found.entries
+                if found.whole:
+                    entries = (self._separator().join(entries),)
+                elif not entries and piece.kind != "text" and not _many(piece):
+                    entries = ("",)
+                for i, entry in enumerate(entries):
+                    if i:
+                        end()
+                    now = [*(now or []), (entry, line_of(entry, piece.line))]
+            else:
+                for i, entry in enumerate(found.entries):
+                    if i:
+                        end()
+                    before, parts, after = self._split(entry, piece.line)
+                    if before:
+                        end()
+                    for k, part in enumerate(parts):
+                        if k:
+                            end()
+                        now = [*(now or []), part]
+                    if after:
+                        end()
+        end()
         return done[:MAX_WORDS]
 
-    def text(self, word: Word) -> str:
+    def _chosen(self, pieces: Pieces, depth: int = 0) -> Iterator[Piece]:
+        """Pieces, with the words of ``${X:-…}`` in place of those that stand for them."""
+        from meshwise.launch.shell.values.parameters import chosen_operand
+
+        for piece in pieces:
+            inner = piece.inner
+            operand = None
+            if isinstance(inner, Parameter) and inner.operator and depth < _MAX_DEPTH:
+                operand = chosen_operand(inner, self)
+            if operand is None:
+                yield piece
+            elif operand:
+                for part in self._chosen(operand, depth + 1):
+                    splits = part.kind == "text" and not part.quote and not piece.quote
+                    yield part._replace(kind="split") if splits else part
+            elif piece.quote:
+                yield Piece("text", "", piece.quote, piece.line)
+
+    def _separator(self) -> str:
+        ifs = self.memory.get("IFS")
+        return ifs[:1] if isinstance(ifs, str) and "$" not in ifs else " "
+
+    def _split(self, text: str, line: int) -> tuple[bool, list[tuple[str, int]], bool]:
+        """(whether it begins with a blank, its words, whether it ends with one)."""
+        ifs = self.memory.get("IFS")
+        if isinstance(ifs, str) and ifs != _BLANKS and "$" not in ifs:
+            if not ifs:
+                return False, [(text, line_of(text, line))] if text else [], False
+            blank = "".join(c for c in ifs if c in _BLANKS)
+            own = "".join(c for c in ifs if c not in _BLANKS)
+            body = text.strip(blank)
+            around = f"[{re.escape(blank)}]*" if blank else ""
+            cut = f"{around}[{re.escape(own)}]{around}" if own else ""
+            cut = "|".join(c for c in (cut, f"[{re.escape(blank)}]+" if blank else "") if c)
+            words = re.split(cut, body) if body else []
+            if words and not words[-1]:
+                words.pop()
+            ends = text[-1:] in ifs and bool(text)
+            return (
+                bool(blank) and text[:1] in blank and bool(text),
+                [(w, line_of(text, line)) for w in words],
+                ends,
+            )
+        if isinstance(text, Text) and len(text.marks) > 1:
+            parts = [(m[0], text.line_at(m.start())) for m in _WORD.finditer(text)]
+        else:
+            own_line = line_of(text, line)
+            parts = [(m, own_line) for m in _WORD.findall(text)]
+        return text[:1] in _BLANKS and bool(text), parts, text[-1:] in _BLANKS and bool(text)
+
+    def split_by_ifs(self, text: str) -> list[str]:
+        return [str(part) for part, _ in self._split(text, 0)[1]]
+
+    def rest_by_ifs(self, text: str, many: int) -> str:
+        """What is left of a text after ``many`` words, as the last name of ``read`` gets it."""
+        ifs = self.memory.get("IFS")
+        ifs = ifs if isinstance(ifs, str) and "$" not in ifs else _BLANKS
+        if not ifs:
+            return text if not many else ""
+        blanks = re.escape("".join(c for c in ifs if c in _BLANKS))
+        blank = f"[{blanks}]*" if blanks else ""
+        every = re.escape(ifs)
+        rest = text.strip("".join(c for c in ifs if c in _BLANKS))
+        for _ in range(many):
+            rest = re.sub(rf"\A[^{every}]*({blank}[{every}]?{blank}|\Z)", "", rest, count=1)
+        own = "".join(c for c in ifs if c not in _BLANKS)
+        return (
+            rest[:-1]
+            if own and rest[-1:] in own and not re.search(rf"[{every}]", rest[:-1])
+            else rest
+        )
+
+    def text(self, word: Word | Pieces) -> Text:
         """One text, as an assignment takes it."""
-        found = []
-        for piece in word:
-            if piece.quote == "'":
-                found.append(piece.text)
+        pieces = word.pieces if isinstance(word, Word) else word
+        parts: list[tuple[str, int]] = []
+        for piece in pieces:
+            if piece.kind == "text":
+                parts.append((piece.text, piece.line))
+                continue
+            found = self.found(piece)
+            if found.entries is None:
+                parts.append((found.shown, piece.line))
             else:
-                found += [t if e is None else " ".join(e) for t, e in self._parts(piece.text)]
-        return "".join(found)
+                between = self._separator() if found.whole else " "
+                for i, entry in enumerate(found.entries):
+                    parts += [(between, piece.line)] if i else []
+                    parts.append((entry, line_of(entry, piece.line)))
+        return joined_texts(parts)
 
-    def _parts(self, text: str) -> list[tuple[str, tuple[str, ...] | None]]:
-        """(literal, None) and (source, entries of its value), in order."""
-        found: list[tuple[str, tuple[str, ...] | None]] = []
-        at = 0
-        while True:
-            dollar = text.find("$", at)
-            if dollar < 0 or dollar == len(text) - 1:
-                if text[at:]:
-                    found.append((text[at:], None))
-                return found
-            if text[at:dollar]:
-                found.append((text[at:dollar], None))
-            end, value = self._expansion(text, dollar)
-            source = text[dollar:end]
-            found.append((source, value) if value is not None else (source, None))
-            at = end
+    def found(self, piece: Piece) -> Expansion:
+        """What an expansion stands for."""
+        if piece.kind == "name":
+            entries = self.value(piece.inner)
+            return Expansion(self._shown(piece, piece.inner), entries, piece.inner == "*")
+        if piece.kind == "split":
+            return Expansion(piece.text, (piece.text,))
+        if self.depth > _MAX_DEPTH:
+            return Expansion(piece.text, None)
+        if piece.kind == "braced":
+            return self._parameter(piece)
+        if piece.kind == "arithmetic":
+            return self._calculation(piece)
+        if piece.kind == "command":
+            return self._output(piece)
+        return Expansion(piece.text, None)
 
-    def _expansion(self, text: str, dollar: int) -> tuple[int, tuple[str, ...] | None]:
-        """(where it ends, the entries of its value; None: not known)."""
-        following = text[dollar + 1]
-        if following in "({":
-            lexer = Lexer(text)
-            lexer.at = dollar + 1
-            source = lexer._bracketed()
-            if following == "{":
-                return lexer.at, self._braced(source[1:-1])
-            if source.startswith("((") and source.endswith("))"):
-                return lexer.at, self.arithmetic(source[2:-2])
-            return lexer.at, self._substitution(source[1:-1])
-        name = _NAME.match(text, dollar + 1)
-        if name is None:
-            return dollar + 1, None
-        return name.end(), self._value(name.group(0))
+    def _shown(self, piece: Piece, name: str) -> str:
+        return unfollowed(name) if self.name and _NAME.fullmatch(name) else piece.text
 
-    def _value(self, name: str) -> tuple[str, ...] | None:
-        if name in ("@", "*"):
-            name = "@"
-        value = self.variables.get(name)
+    def value(self, name: str) -> tuple[str, ...] | None:
+        """The entries of a variable without an index; none where it is known to be unset."""
+        if name in ("@", "*", "#"):
+            given = self.memory.get("@")
+            if not isinstance(given, tuple):
+                return None
+            return (str(len(given)),) if name == "#" else given
+        value = self.memory.get(name)
         if value is None:
-            return None
-        return value if isinstance(value, tuple) else (value,)
+            given = self.memory.get("@")
+            if name.isdigit() and name != "0" and isinstance(given, tuple):
+                at = int(name) - 1
+                return (given[at],) if at < len(given) else ()
+            return self.value("0") if name == "BASH_SOURCE" else None
+        if isinstance(value, tuple):
+            return value[:1]
+        if isinstance(value, dict):
+            return (value["0"],) if "0" in value else ()
+        return (value,)
 
-    def _braced(self, inner: str) -> tuple[str, ...] | None:
-        trimmed = _TRIM.fullmatch(inner)
-        if trimmed is not None:
-            return self._trimmed(*trimmed.groups())
-        match = _BRACED.fullmatch(inner)
-        if match is None:
-            return None
-        name, index, operator, rest = match.groups()
-        value = self._value(name)
-        if value is not None and len(value) == 1 and WHY.fullmatch(value[0]):
-            return value
-        if index not in (None, "@", "*"):
-            index = "".join(self._nested(index)).strip("\"'")
-            keyed = self._value(f"{name}[{index}]")
-            if keyed is not None:
-                value, index = keyed, None
-        if value is not None and index not in (None, "@", "*"):
-            at = int(index) if index.isdigit() else -1
-            value = (value[at],) if 0 <= at < len(value) else None
-        if operator is None:
-            return value if not rest else None
-        empty = value is None or (operator[0] == ":" and not "".join(value))
-        if operator[-1] == "+":
-            return () if empty else self._nested(rest)
-        if not empty or operator[-1] == "?":
-            return value
-        default = self._nested(rest)
-        if operator[-1] == "=":
-            self.variables[name] = " ".join(default)
-        return default
+    def _parameter(self, piece: Piece) -> Expansion:
+        from meshwise.launch.shell.values.parameters import parameter
 
-    def _nested(self, text: str) -> tuple[str, ...]:
-        if self.depth > 20:
-            return (text,)
-        inner = Expander(self.variables, self.files, self.depth + 1)
-        lexer = Lexer(text.replace("\n", " "))
-        words = [t.words[0] for t in lexer.read() if t.kind == "word"]
-        return (" ".join(inner.text(w) for w in words),)
+        inner = piece.inner
+        if not isinstance(inner, Parameter):
+            why = re.fullmatch(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}", piece.text)
+            return Expansion(piece.text, (piece.text,) if why else None)
+        whole = (inner.key is not None and inner.key.bare == "*") or (
+            inner.key is not None and [p.text for p in inner.key.pieces] == ["*"]
+        )
+        deeper = Expander(self.memory, self.files, self.depth + 1, self.name)
+        entries = parameter(inner, deeper)
+        return Expansion(self._shown(piece, inner.name), entries, whole or inner.name == "*")
 
-    def _trimmed(self, name: str, how: str, pattern: str) -> tuple[str, ...] | None:
-        import fnmatch
-
-        value = self._value(name)
-        if value is None or len(value) != 1:
-            return None
-        text = value[0]
-        cuts = range(len(text) + 1)
-        if how in ("##", "%"):
-            cuts = range(len(text), -1, -1)
-        for cut in cuts:
-            part, rest = (text[:cut], text[cut:]) if how[0] == "#" else (text[cut:], text[:cut])
-            if fnmatch.fnmatchcase(part, pattern):
-                return (rest,)
-        return value
-
-    def arithmetic(self, text: str) -> tuple[str, ...] | None:
-        def named(match: re.Match[str]) -> str:
-            value = self._value(match.group(1))
-            return value[0] if value is not None and len(value) == 1 else match.group(0)
-
-        source = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", named, text).strip()
-        if len(source) > 200:
-            return None
+    def _calculation(self, piece: Piece) -> Expansion:
+        assert isinstance(piece.inner, Calculation)
+        deeper = Expander(self.memory, self.files, self.depth + 1)
+        text = str(deeper.text(piece.inner.pieces))
         try:
-            return (str(_calculated(ast.parse(source, mode="eval").body)),)
-        except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
-            return None
+            return Expansion(piece.text, (str(calculated(text, self.memory)),))
+        except NotKnown:
+            names = [n for n in _LETTERS.findall(text) if self.memory.get(n) is None]
+            if self.name:
+                return Expansion(unfollowed(self.name, f"$(({text})) in line {piece.line}"), None)
+            for name in names:
+                text = re.sub(rf"(?<![\w${{]){name}\b", f"${{{name}}}", text)
+            return Expansion("$((" + re.sub(r"\s+", "", text) + "))", None)
 
-    def _substitution(self, text: str) -> tuple[str, ...] | None:
-        """``$(echo …)`` and ``$(cat FILE)`` of a file that the text writes."""
-        if self.depth > 20:
-            return None
-        tokens = Lexer(text).read()
-        if not tokens or any(t.kind not in ("word", "redirect") for t in tokens):
-            return None
-        inner = Expander(self.variables, self.files, self.depth + 1)
-        words = [f for t in tokens if t.kind == "word" for f in inner.fields(t.words[0])]
-        if words[:1] == ["echo"] and len(tokens) == sum(t.kind == "word" for t in tokens):
-            return (" ".join(words[1:]),) if not any("$" in w for w in words) else None
-        name = words[1] if words[:1] == ["cat"] and len(words) == 2 else None
-        if name is None and not words and tokens[0].text == "<":
-            name = inner.text(tokens[0].words[0])
-        return (self.files[name].rstrip("\n"),) if name in self.files else None
+    def _output(self, piece: Piece) -> Expansion:
+        from meshwise.launch.shell.syntax.statements import Body
+        from meshwise.launch.shell.values.outputs import output
 
-
-def _calculated(node: ast.expr) -> int:
-    """A shell's integers: division cuts towards zero."""
-    if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 1 << 62:
-        return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        value = _calculated(node.operand)
-        return -value if isinstance(node.op, ast.USub) else value
-    if isinstance(node, ast.BinOp):
-        a, b = _calculated(node.left), _calculated(node.right)
-        kinds: dict[Any, Any] = {
-            ast.Add: lambda: a + b,
-            ast.Sub: lambda: a - b,
-            ast.Mult: lambda: a * b,
-            ast.Div: lambda: abs(a) // abs(b) * (1 if a * b >= 0 else -1),
-            ast.Mod: lambda: abs(a) % abs(b) * (1 if a >= 0 else -1),
-        }
-        if type(node.op) in kinds:
-            return int(kinds[type(node.op)]())
-    raise ValueError(ast.dump(node)[:40])
+        source, nodes = piece.inner
+        deeper = Expander(self.memory.scratch(), self.files, self.depth + 1)
+        said = output(Body(source, nodes), deeper)
+        if said is not None:
+            return Expansion(piece.text, (marked(said.rstrip("\n"), ((0, piece.line),)),))
+        text = re.sub(r"\s+", " ", piece.text)
+        if self.name:
+            return Expansion(unfollowed(self.name, f"{text[:60]} in line {piece.line}"), None)
+        return Expansion(text, None)
 
 
-def literal(text: str) -> Word:
-    return (WordPart(text, "'"),)
+def _many(piece: Piece) -> bool:
+    """Whether a piece stands for entries of an array: none of them is no word."""
+    if piece.kind == "name":
+        return str(piece.inner) == "@"
+    inner = piece.inner
+    if not isinstance(inner, Parameter):
+        return False
+    return inner.name == "@" or (
+        inner.key is not None and [p.text for p in inner.key.pieces] == ["@"]
+    )
+
+
+def _braces(pieces: Pieces) -> list[Pieces]:
+    """``{a,b}`` and ``{1..3}`` outside quotes, each of the words that they make."""
+    if not any(p.kind == "text" and not p.quote and "{" in p.text for p in pieces):
+        return [pieces]
+    covered = "".join(
+        p.text if p.kind == "text" and not p.quote else chr(_COVER + i)
+        for i, p in enumerate(pieces)
+    )
+    words = _spread(covered)
+    if words == [covered]:
+        return [pieces]
+    line = pieces[0].line
+    found = []
+    for word in words:
+        parts: list[Piece] = []
+        for text in re.split(r"([\U000f0000-\U000fffff])", word):
+            if text[:1] >= chr(_COVER):
+                parts.append(pieces[ord(text) - _COVER])
+            elif text:
+                parts.append(Piece("text", text, "", line))
+        found.append(tuple(parts))
+    return found
+
+
+def _spread(text: str) -> list[str]:
+    done: list[str] = []
+    left = [text]
+    while left:
+        now = left.pop()
+        parts = _first_braces(now)
+        if parts is None:
+            done.append(now)
+        else:
+            left += reversed(parts)
+        if len(done) + len(left) > _MAX_BRACES:
+            raise InputError(
+                f"command: braces that make more than {_MAX_BRACES:,} words",
+                field="command",
+                value=text[:40],
+                legal="the command that runs",
+            )
+    return done
+
+
+def _first_braces(text: str) -> list[str] | None:
+    """What the first braces make of a text; None where it has none."""
+    for match in _BRACES.finditer(text):
+        many = match[1].split(",") if "," in match[1] else _ranged(match[1])
+        if many is not None and not text[: match.start()].endswith("$"):
+            return [text[: match.start()] + m + text[match.end() :] for m in many]
+    return None
+
+
+def _ranged(text: str) -> list[str] | None:
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return None
+    if match[4]:
+        a, b = ord(match[4]), ord(match[5])
+        return [chr(c) for c in range(a, b + (1 if a <= b else -1), 1 if a <= b else -1)]
+    first, last = int(match[1]), int(match[2])
+    step = abs(int(match[3] or 1)) or 1
+    width = max(len(match[1]), len(match[2]))
+    zeros = any(re.match(r"-?0\d", m) for m in (match[1], match[2]))
+    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+    return [str(n).zfill(width) if zeros else str(n) for n in numbers]

@@ -1,0 +1,1 @@
+"""Shell text as a grammar reads it: its tree, made into statements and words."""

@@ -1,0 +1,156 @@
+"""What a shell knows on its way through a text: variables, and where each word of them is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MAX_VALUE = 1_000_000  # characters of a variable
+_MAX_MARKS = 2_000
+
+
+class Text(str):
+    """A text with the lines that its parts are written in: (offset, line) each."""
+
+    __slots__ = ("marks",)
+    marks: tuple[tuple[int, int], ...]
+
+    @property
+    def line(self) -> int:
+        return self.line_at(0)
+
+    def line_at(self, at: int) -> int:
+        found = 0
+        for offset, line in self.marks:
+            if offset > at and found:
+                break
+            found = line
+        return found
+
+
+def marked(text: str, marks: tuple[tuple[int, int], ...]) -> Text:
+    found = Text(text)
+    found.marks = marks
+    return found
+
+
+def line_of(text: str, line: int) -> int:
+    return text.line or line if isinstance(text, Text) else line
+
+
+def joined_texts(parts: Iterable[tuple[str, int]]) -> Text:
+    """Parts with their lines as one text."""
+    texts: list[str] = []
+    marks: list[tuple[int, int]] = []
+    size = 0
+    for text, line in parts:
+        if not text and marks:
+            continue
+        own = text.marks if isinstance(text, Text) else ((0, line),)
+        for offset, said in own:
+            if len(marks) < _MAX_MARKS and (not marks or marks[-1][1] != said):
+                marks.append((size + offset, said))
+        texts.append(text)
+        size += len(text)
+    return marked("".join(texts), tuple(marks))
+
+
+ShellValue = str | tuple[str, ...] | dict[str, str]
+
+
+class ShellMemory:
+    """Variables, with what they were at every place: :meth:`at`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, ShellValue] = {}
+        self.exported: set[str] = set()
+        self.all_exported = False
+        self.tables: set[str] = set()  # arrays by keys
+        self.integers: set[str] = set()
+        self.log: list[tuple[str, ShellValue | None]] = []
+
+    def scratch(self) -> ShellMemory:
+        """The same for a shell of its own whose past is of no interest."""
+        new = ShellMemory()
+        new.values, new.tables, new.integers = dict(self.values), self.tables, self.integers
+        return new
+
+    def copy(self) -> ShellMemory:
+        new = ShellMemory()
+        new.values, new.exported = dict(self.values), set(self.exported)
+        new.all_exported, new.log = self.all_exported, list(self.log)
+        new.tables, new.integers = set(self.tables), set(self.integers)
+        return new
+
+    def get(self, name: str) -> ShellValue | None:
+        return self.values.get(name)
+
+    def set(self, name: str, value: ShellValue) -> None:
+        self.values[name] = value
+        self.log.append((name, value))
+        if self.all_exported:
+            self.exported.add(name)
+
+    def unset(self, name: str) -> None:
+        if name in self.values:
+            del self.values[name]
+            self.log.append((name, None))
+
+    def restore(self, values: dict[str, ShellValue]) -> None:
+        """The variables of another time."""
+        for name in [n for n in self.values if n not in values]:
+            self.unset(name)
+        for name, value in values.items():
+            if self.values.get(name) is not value:
+                self.set(name, value)
+
+    def environment(self) -> dict[str, ShellValue]:
+        """What a shell that is started gets."""
+        return {k: v for k, v in self.values.items() if k in self.exported}
+
+    def at(self, place: int) -> dict[str, ShellValue]:
+        found: dict[str, ShellValue] = {}
+        for name, value in self.log[:place]:
+            if value is None:
+                found.pop(name, None)
+            else:
+                found[name] = value
+        return found
+
+
+# A value that does not follow from the text is a word that stays unread: `${NAME!why}`.
+WHY = re.compile(r"\$\{([A-Za-z_]\w*|[0-9@*])!([^{}]*)\}")
+
+
+def unfollowed(name: str, what: str = "") -> str:
+    """The value of a variable that does not follow from the text: one word, which says why."""
+    plain = re.sub(r"\$\{(\w+)[^{}]*\}", r"$\1", what)
+    plain = re.sub(r"[{}`\"'\\]", "", plain)
+    return f"${{{name}!" + re.sub(r"[ \n\t]+", "~", plain) + "}"
+
+
+def reasons(word: str) -> dict[str, str]:
+    """Variable → what sets it, of those in a word that do not follow from the text."""
+    return {name: what.replace("~", " ") for name, what in WHY.findall(word) if what}
+
+
+def shown_plain(text: str, always: bool = False) -> str:
+    """A value without the marks of what is not set, for those who do not ask why: those that say
+    nothing, or all of them."""
+    if "!" not in text:
+        return text
+
+    def plain(match: re.Match[str]) -> str:
+        if match[2] and not always:
+            return match[0]
+        return f"${{{match[1]}}}" if match[1].isidentifier() else f"${match[1]}"
+
+    return WHY.sub(plain, text)
+
+
+def file_name(text: str) -> str:
+    """A file's name with what is not set written in one way: ``$JOB.json`` and ``${JOB}.json`` are one."""
+    if "$" not in text:
+        return text.removeprefix("./")
+    plain = shown_plain(text, always=True)
+    return re.sub(r"\$([A-Za-z_]\w*)", r"${\1}", plain).removeprefix("./")
