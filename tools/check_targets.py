@@ -17,6 +17,7 @@ import collections
 import itertools
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -31,11 +32,17 @@ import yaml
 
 import meshwise as mw
 from meshwise import launch
+from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import MeshwiseError
 from meshwise.launch.job import Job
 from meshwise.launch.settings.switches import as_said
 from meshwise.launch.table import Target, every_target
 from meshwise.launch.write import Exported
+from meshwise.search.serving.space import serving_space
+from meshwise.search.training.space import space
+
+CODE_RECOMPUTE = {code: name for name, code in RECOMPUTE_CODE.items()}
+CODE_SHARD = {code: name for name, code in SHARD_CODE.items()}
 
 TRAINED = (("llama-3.1-8b", (8, 32)), ("mixtral-8x7b", (16, 64)), ("deepseek-v2-lite", (16,)),
            ("gpt3-13b", (12, 128)), ("qwen3-next-80b-a3b", (32,)))  # fmt: skip
@@ -84,37 +91,51 @@ class Case(NamedTuple):
 
 
 def jobs(chosen: Target, each: int) -> Iterator[Job]:
-    """Layouts of plans for the target's stack, ``each`` of a plan, at even steps of the ranking."""
+    """``each`` layouts of every model and number of GPUs that a plan for the target's stack looks at."""
     for model, counts in TRAINED if chosen.phase == "train" else SERVED:
         for gpus in counts:
+            node = next(d for d in (8, 6, 4) if gpus % d == 0 or gpus < d)
+            find = trained if chosen.phase == "train" else served
             try:
-                rows = offered(chosen, model, gpus)
+                rows = find(mw.model(model), mw.stack(chosen.stack), gpus, node)
             except MeshwiseError as error:
-                print(f"  no plan of {model} on {gpus}: {error}", file=sys.stderr)
+                print(f"  no layout of {model} on {gpus}: {error}", file=sys.stderr)
                 continue
-            picked = rows[:: max(1, len(rows) // each)][:each]
+            picked = random.Random(f"{model}{gpus}").sample(rows, min(each, len(rows)))
             for row, formats in zip(picked, itertools.cycle(FORMATS[chosen.phase]), strict=False):
-                train = chosen.phase == "train"
-                more: dict[str, Any] = {"dtype": "bf16"} | formats if train else formats
-                sizes = {"global_batch": 4 * gpus, "seq": 4096} if train else {"max_len": 1280}
-                job = launch.job_of(model, chosen.phase, row, **more, **sizes)
-                node = next(d for d in (8, 6, 4) if gpus % d == 0 or gpus < d)
+                more = {"dtype": "bf16"} | formats if chosen.phase == "train" else formats
+                job = launch.job_of(model, chosen.phase, row, **more)
                 yield as_said(msgspec.structs.replace(job, gpus_per_node=node), chosen.name)
 
 
-def offered(chosen: Target, model: str, gpus: int) -> list[dict[str, Any]]:
-    load = (
-        mw.Training(batch=4 * gpus, seq=4096)
-        if chosen.phase == "train"
-        else mw.Serving(isl=1024, osl=256, concurrency=64)
-    )
-    where = mw.cluster("hgx-h200", nodes=-(-gpus // 8))
-    plan: Any = mw.plan(model, where, load, gpus=gpus, top=1000, **of_target(chosen))
-    return list(plan.layouts)
+def served(model: mw.Model, stack: mw.Stack, gpus: int, node: int) -> list[dict[str, Any]]:
+    del node
+    found, _ = serving_space(model, stack, gpus, {})
+    axes = ("tp", "pp", "dp", "ep", "etp", "dcp")
+    rows = [{a: int(getattr(found, a)[i]) for a in axes} for i in range(len(found.tp))]
+    return [row | {"etp": row["etp"] or row["tp"], "max_len": 1280, "concurrency": 64} for row in rows]
 
 
-def of_target(chosen: Target) -> dict[str, Any]:
-    return {"stack": chosen.stack}
+def trained(model: mw.Model, stack: mw.Stack, gpus: int, node: int) -> list[dict[str, Any]]:
+    """A draw of the switches for each column of degrees."""
+    where = mw.cluster("hgx-h200", nodes=-(-gpus // node))
+    work = mw.Training(batch=4 * gpus, seq=4096)
+    found = space(model, where, work, stack, gpus, {})
+    draw, rows = random.Random(gpus), []
+    for i in range(len(found.columns["tp"])):
+        row = {k: int(v[i]) for k, v in found.columns.items() if k not in ("placement", "dense")}
+        split = draw.choice([s for s in (True, False) if (found.split if s else found.unsplit)[i]])
+        stages = found.piped if row["pp"] > 1 else found.shard
+        rows.append(row | {
+            "etp": row["etp"] or row["tp"],
+            "vp": draw.choice([int(v) for v in found.vps[:, i] if v]),
+            "sequence_parallel": split,
+            "overlap": "decomposed" if split and draw.choice(found.decomposed) else "none",
+            "recompute": CODE_RECOMPUTE[draw.choice(found.recompute)],
+            "shard": CODE_SHARD[draw.choice(stages) if found.sharded[i] else 0],
+            "global_batch": work.batch, "seq": work.seq,
+        })  # fmt: skip
+    return rows
 
 
 # -- the words of a text -------------------------------------------------------------------------------------
