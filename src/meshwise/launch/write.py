@@ -155,6 +155,14 @@ def _whole_nodes(job: Job) -> None:
             legal=[d for d in range(1, each + 1) if job.gpus % d == 0],
         )
     engine = job.tp * job.pp
+    nodes = -(-engine // each)
+    if job.phase == "serve" and engine % nodes:
+        raise IllegalLayout(
+            f"{engine} GPUs of an engine do not share {nodes} nodes of {each} evenly",
+            field="gpus_per_node",
+            value=each,
+            legal=[d for d in range(1, engine + 1) if engine % -(-engine // d) == 0][-20:],
+        )
     local = max(each // engine, 1)
     if job.phase == "serve" and engine <= each < job.gpus and (each % engine or job.dp % local):
         raise IllegalLayout(

@@ -111,11 +111,11 @@ def titan_config(text: str, chosen: Target) -> Settings:
     if "ParallelismConfig" not in text:
         return found
     for name, flag in chosen.flags.items():
-        key = flag.spellings[0].rpartition(".")[2]
-        match = re.search(rf"\b{key}\s*=\s*([^\s,)]+)", text)
+        keys = "|".join(dict.fromkeys(s.rpartition(".")[2] for s in flag.spellings))
+        match = re.search(rf"\b({keys})\s*=\s*([^\s,)]+)", text)
         if match is None or name == "config":
             continue
-        value = match.group(1).strip("'\"")
+        key, value = match.group(1), match.group(2).strip("'\"")
         if flag.kind == "int" and not re.fullmatch(r"-?\d+", value):
             raise InputError(
                 f"{key}: {shorten(value)} is no number",
@@ -125,8 +125,9 @@ def titan_config(text: str, chosen: Target) -> Settings:
             )
         found[name] = int(value) if flag.kind == "int" else value
     mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
-    if mode:
-        found["checkpointing"] = mode.group(1)
+    kept = re.search(r"\b(Full|Selective)AC\.Config\(", text)
+    if mode or kept:
+        found["checkpointing"] = mode.group(1) if mode else kept[1].lower()
     converters = [name for word, name in _CONVERTERS.items() if re.search(rf"\b{word}\b", text)]
     if converters:
         found["converters"] = ",".join(converters)
