@@ -41,6 +41,7 @@ from meshwise.launch.write import Exported
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import space
 
+DEGREES = {"pp", "cp", "ep", "dcp"}  # of which a target that cannot say one refuses every layout
 CODE_RECOMPUTE = {code: name for name, code in RECOMPUTE_CODE.items()}
 CODE_SHARD = {code: name for name, code in SHARD_CODE.items()}
 
@@ -101,6 +102,7 @@ def jobs(chosen: Target, each: int) -> Iterator[Job]:
             except MeshwiseError as error:
                 print(f"  no layout of {model} on {gpus}: {error}", file=sys.stderr)
                 continue
+            rows = [r for r in rows if all(r.get(f, 1) == 1 for f in DEGREES & chosen.cannot.keys())]
             picked = random.Random(f"{model}{gpus}").sample(rows, min(each, len(rows)))
             for row, formats in zip(picked, itertools.cycle(FORMATS[chosen.phase]), strict=False):
                 more = {"dtype": "bf16"} | formats if chosen.phase == "train" else formats
