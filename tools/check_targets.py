@@ -55,9 +55,11 @@ FORMATS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 # programs whose words are written down; each goes on with what it starts, as far as that is one of them
 PROGRAMS = ("torchrun", "accelerate", "deepspeed", "vllm", "trtllm-serve", "python", "python3")
+# in one write: servers of one node write at the same time
 RECORD = r"""#!/bin/bash
-{ printf '%s\x1f' "${0##*/}" "$@"; printf '\x1dNODE_RANK=%s\x1fCUDA_VISIBLE_DEVICES=%s\x1f' "$NODE_RANK" \
-  "$CUDA_VISIBLE_DEVICES"; printf 'CUDA_DEVICE_MAX_CONNECTIONS=%s\x1e' "$CUDA_DEVICE_MAX_CONNECTIONS"; } >> "$RECORD"
+printf -v words '%s\x1f' "${0##*/}" "$@"
+printf '%s\x1dNODE_RANK=%s\x1fCUDA_VISIBLE_DEVICES=%s\x1fCUDA_DEVICE_MAX_CONNECTIONS=%s\x1e' "$words" \
+  "$NODE_RANK" "$CUDA_VISIBLE_DEVICES" "$CUDA_DEVICE_MAX_CONNECTIONS" >> "$RECORD"
 """
 SRUN = r"""#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
@@ -236,12 +238,12 @@ def unfit(case: Case, found: list[Command]) -> str | None:
     many = {value(c.argv, "--nnodes") for c in found}
     if ranks and (sorted(map(int, ranks)) != list(range(len(ranks))) or many != {str(len(ranks))}):
         return f"node ranks {ranks} of {many}"
-    starts = [int(value(c.argv, "--data-parallel-start-rank") or 0) for c in found]
     local = value(found[0].argv, "--data-parallel-size-local")
     if local is not None:
         dp = int(value(found[0].argv, "--data-parallel-size") or 1)
-        if sorted(starts) != list(range(0, dp, int(local))):
-            return f"ranks of data parallelism start at {starts}: {dp} in all, {local} a node"
+        if int(local) * len(found) != dp:
+            return f"{len(found)} nodes of {local} replicas, data parallelism of {dp}"
+    if case.target.name == "vllm" and ranks:
         heads = [c for c in found if "--headless" not in c.argv]
         if len(heads) != 1:
             return f"{len(heads)} of {len(found)} nodes have an API server"

@@ -100,12 +100,15 @@ def megatron_lm(folder: Path) -> Callable[[Case], Iterator[Check]]:
     typing.override = typing_extensions.override  # type: ignore[attr-defined]  # of Python 3.12
     sys.path.insert(0, str(folder))
     from megatron.core import parallel_state
+    from megatron.core.transformer import transformer_config
     from megatron.training import arguments
 
     # of the GPU that the command is for; the CPU has none to ask
     arguments.get_device_arch_version = lambda: 9
     torch.cuda.get_device_capability = lambda *a: (9, 0)
+    # TransformerEngine is of CUDA: as if a new one were there
     arguments.is_te_min_version = lambda *a, **k: True
+    transformer_config.is_te_min_version = lambda *a, **k: True
 
     def checks(case: Case) -> Iterator[Check]:
         os.environ.pop("CUDA_DEVICE_MAX_CONNECTIONS", None)
@@ -276,13 +279,7 @@ def sglang(folder: Path) -> Callable[[Case], Iterator[Check]]:
     sys.path.insert(0, str(folder))
     from sglang.srt import server_args
 
-    # its own steps that look at neither a GPU nor the model's weights, in its order
-    steps = (
-        *("_handle_load_balance_method", "_handle_deprecated_args", "_handle_missing_default_values"),
-        *("_handle_page_size", "_handle_data_parallelism", "_handle_context_parallelism"),
-        *("_handle_moe_kernel_config", "_handle_a2a_moe", "_handle_pipeline_parallelism"),
-        *("_handle_cache_compatibility", "_handle_other_validations"),
-    )  # fmt: skip
+    steps = _resolution(server_args)
     whole = server_args.ServerArgs.__post_init__
 
     def checks(case: Case) -> Iterator[Check]:
@@ -298,23 +295,36 @@ def sglang(folder: Path) -> Callable[[Case], Iterator[Check]]:
             server_args.ServerArgs.__post_init__ = lambda self: None
             found["args"] = server_args.ServerArgs.from_cli_args(raw)
             server_args.ServerArgs.__post_init__ = whole
-
-        def handled() -> None:
-            a = found["args"]
-            if a.chunked_prefill_size is None:
-                a.chunked_prefill_size = 8192  # of an 80 GB GPU
-            for step in steps:
-                getattr(a, step)()
+            if found["args"].chunked_prefill_size is None:
+                found["args"].chunked_prefill_size = 8192  # of an 80 GB GPU
 
         yield "ServerArgs.add_cli_args", parse
-        yield "ServerArgs.__post_init__ (no model)", handled
-        yield "ServerArgs.check_server_args", lambda: found["args"].check_server_args()
+        for name, step in steps:
+            yield name, lambda step=step: step(found["args"])
 
     return checks
 
 
+def _resolution(server_args: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+    """SGLang's own steps on parsed arguments that look at neither a GPU nor the model, in its order: methods
+    of the arguments, of newer releases functions."""
+    args = server_args.ServerArgs
+    names = (
+        *("_handle_load_balance_method", "_handle_deprecated_args", "_handle_missing_default_values"),
+        *("_handle_page_size", "_handle_data_parallelism", "_handle_context_parallelism"),
+        *("_handle_moe_kernel_config", "_handle_a2a_moe", "_handle_pipeline_parallelism"),
+        *("_handle_cache_compatibility", "_handle_other_validations", "check_server_args"),
+    )  # fmt: skip
+    if hasattr(args, names[0]):
+        return [(name.strip("_"), getattr(args, name)) for name in names]
+    from sglang.srt.arg_groups import parallel_hook
+
+    later = ("deprecated_dp_attention", "decode_context_parallelism")
+    return [(f"handle_{n}", getattr(parallel_hook, f"handle_{n}")) for n in later]
+
+
 def vllm(folder: Path) -> Callable[[Case], Iterator[Check]]:
-    stubbed("sniffio")
+    stubbed("sniffio", "tvm_ffi")
     sys.path.insert(0, str(folder))
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.common.cli_args import make_arg_parser
