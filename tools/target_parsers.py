@@ -324,8 +324,12 @@ def _resolution(server_args: Any) -> list[tuple[str, Callable[[Any], Any]]]:
 
 
 def vllm(folder: Path) -> Callable[[Case], Iterator[Check]]:
-    stubbed("sniffio", "tvm_ffi")
+    stubbed("sniffio", "tvm_ffi", "xgrammar")
     sys.path.insert(0, str(folder))
+    from vllm import platforms
+    from vllm.platforms.cpu import CpuPlatform
+
+    platforms._current_platform = CpuPlatform()  # the defaults of flags ask for one
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.common.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser

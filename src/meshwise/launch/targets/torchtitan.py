@@ -110,6 +110,8 @@ def read(s: Settings, world: int | None) -> Read:
         if schedule is None:
             notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
         found["schedule"] = schedule or USUAL
+        if schedule == USUAL and str(s["pp_schedule"]).lower() == _INTERLEAVED:
+            found["vp"] = 2  # stages of a rank where no number of layers is said
     more, said = _batches(s, found["dp"], pp)
     found |= more
     notes += said
@@ -126,6 +128,9 @@ def read(s: Settings, world: int | None) -> Read:
     if s.get("reduce") in short:
         found["grad_dtype"] = short[s["reduce"]]
     return found, notes
+
+
+_INTERLEAVED = torchtitan_name(USUAL, True).lower()
 
 
 def _batches(s: Settings, dp: int, pp: int) -> tuple[Settings, list[str]]:
