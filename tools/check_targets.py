@@ -17,42 +17,26 @@ import collections
 import itertools
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import yaml
 
-import meshwise as mw
+sys.path.insert(0, str(Path(__file__).parent))
+
+from target_layouts import jobs, model_args
+
 from meshwise import launch
-from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import MeshwiseError
 from meshwise.launch.job import Job
-from meshwise.launch.settings.switches import as_said
 from meshwise.launch.table import Target, every_target
 from meshwise.launch.write import Exported
-from meshwise.search.serving.space import serving_space
-from meshwise.search.training.space import space
 
-DEGREES = {"pp", "cp", "ep", "dcp"}  # of which a target that cannot say one refuses every layout
-CODE_RECOMPUTE = {code: name for name, code in RECOMPUTE_CODE.items()}
-CODE_SHARD = {code: name for name, code in SHARD_CODE.items()}
-
-TRAINED = (("llama-3.1-8b", (8, 32)), ("mixtral-8x7b", (16, 64)), ("deepseek-v2-lite", (16,)),
-           ("gpt3-13b", (12, 128)), ("qwen3-next-80b-a3b", (32,)))  # fmt: skip
-SERVED = (("llama-3.1-70b", (4, 8, 16)), ("mixtral-8x7b", (8, 32)), ("deepseek-v3", (16, 32)),
-          ("qwen3-30b-a3b", (6, 8)), ("qwen3-next-80b-a3b", (8,)), ("gpt-oss-120b", (8,)))  # fmt: skip
-FORMATS: dict[str, tuple[dict[str, Any], ...]] = {
-    "train": ({}, {"dtype": "fp16"}, {"dtype": "fp8"}, {"grad_dtype": "fp32"}),
-    "serve": ({}, {"kv_dtype": "fp8"}, {"weight_dtype": "fp8"}, {"chunked_prefill": False}),
-}
 # programs whose words are written down; each goes on with what it starts, as far as that is one of them
 PROGRAMS = ("torchrun", "accelerate", "deepspeed", "vllm", "trtllm-serve", "python", "python3")
 # in one write: servers of one node write at the same time
@@ -86,60 +70,10 @@ class Case(NamedTuple):
     def said(self) -> str:
         j = self.job
         more = [f"vp={j.vp}"] * (j.vp > 1) + ["sp"] * j.sequence_parallel
-        more += [str(w) for w in (j.recompute, j.shard, j.dtype, j.grad_dtype) if w not in (None, "none")]
+        more += [
+            str(w) for w in (j.recompute, j.shard, j.dtype, j.grad_dtype) if w not in (None, "none")
+        ]
         return f"{j.model} {j.words} {' '.join(more)} gpus={j.gpus} {self.wrapper or 'bare'}"
-
-
-# -- the layouts ---------------------------------------------------------------------------------------------
-
-
-def jobs(chosen: Target, each: int) -> Iterator[Job]:
-    """``each`` layouts of every model and number of GPUs that a plan for the target's stack looks at."""
-    for model, counts in TRAINED if chosen.phase == "train" else SERVED:
-        for gpus in counts:
-            node = next(d for d in (8, 6, 4) if gpus % d == 0 or gpus < d)
-            find = trained if chosen.phase == "train" else served
-            try:
-                rows = find(mw.model(model), mw.stack(chosen.stack), gpus, node)
-            except MeshwiseError as error:
-                print(f"  no layout of {model} on {gpus}: {error}", file=sys.stderr)
-                continue
-            rows = [r for r in rows if all(r.get(f, 1) == 1 for f in DEGREES & chosen.cannot.keys())]
-            picked = random.Random(f"{model}{gpus}").sample(rows, min(each, len(rows)))
-            for row, formats in zip(picked, itertools.cycle(FORMATS[chosen.phase]), strict=False):
-                more = {"dtype": "bf16"} | formats if chosen.phase == "train" else formats
-                job = launch.job_of(model, chosen.phase, row, **more)
-                yield as_said(msgspec.structs.replace(job, gpus_per_node=node), chosen.name)
-
-
-def served(model: mw.Model, stack: mw.Stack, gpus: int, node: int) -> list[dict[str, Any]]:
-    del node
-    found, _ = serving_space(model, stack, gpus, {})
-    axes = ("tp", "pp", "dp", "ep", "etp", "dcp")
-    rows = [{a: int(getattr(found, a)[i]) for a in axes} for i in range(len(found.tp))]
-    return [row | {"etp": row["etp"] or row["tp"], "max_len": 1280, "concurrency": 64} for row in rows]
-
-
-def trained(model: mw.Model, stack: mw.Stack, gpus: int, node: int) -> list[dict[str, Any]]:
-    """A draw of the switches for each column of degrees."""
-    where = mw.cluster("hgx-h200", nodes=-(-gpus // node))
-    work = mw.Training(batch=4 * gpus, seq=4096)
-    found = space(model, where, work, stack, gpus, {})
-    draw, rows = random.Random(gpus), []
-    for i in range(len(found.columns["tp"])):
-        row = {k: int(v[i]) for k, v in found.columns.items() if k not in ("placement", "dense")}
-        split = draw.choice([s for s in (True, False) if (found.split if s else found.unsplit)[i]])
-        stages = found.piped if row["pp"] > 1 else found.shard
-        rows.append(row | {
-            "etp": row["etp"] or row["tp"],
-            "vp": draw.choice([int(v) for v in found.vps[:, i] if v]),
-            "sequence_parallel": split,
-            "overlap": "decomposed" if split and draw.choice(found.decomposed) else "none",
-            "recompute": CODE_RECOMPUTE[draw.choice(found.recompute)],
-            "shard": CODE_SHARD[draw.choice(stages) if found.sharded[i] else 0],
-            "global_batch": work.batch, "seq": work.seq,
-        })  # fmt: skip
-    return rows
 
 
 # -- the words of a text -------------------------------------------------------------------------------------
@@ -158,10 +92,18 @@ def commands(case: Case, folder: Path, bin_: Path) -> list[Command]:
     """The words on every node, by a shell; of a manifest those of its pods."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    nodes = case.job.nodes if case.exported.servers == 1 else -(-case.exported.gpus // case.job.gpus_per_node)
+    nodes = (
+        case.job.nodes
+        if case.exported.servers == 1
+        else -(-case.exported.gpus // case.job.gpus_per_node)
+    )
     text = case.exported.text
     env = {"PATH": f"{bin_}:/usr/bin:/bin", "RECORD": str(folder / ".record"), "NODES": str(nodes)}
-    env |= {"MODEL_ARGS": model_args(case.job), "DATA_ARGS": "--mock-data", "TRAIN_SCRIPT": "train.py"}
+    env |= {
+        "MODEL_ARGS": model_args(case.job),
+        "DATA_ARGS": "--mock-data",
+        "TRAIN_SCRIPT": "train.py",
+    }
     env |= {"RECIPE": "recipe.py", "SLURM_JOB_NODELIST": "node[0-9]"}
     if case.wrapper == "lws":
         spec = yaml.safe_load(text)["spec"]["leaderWorkerTemplate"]
@@ -169,14 +111,20 @@ def commands(case: Case, folder: Path, bin_: Path) -> list[Command]:
         for rank in range(nodes):
             pod = spec["leaderTemplate" if rank == 0 else "workerTemplate"]
             container = pod["spec"]["containers"][0]
-            own = {"LWS_LEADER_ADDRESS": "node0", "LWS_WORKER_INDEX": str(rank), "LWS_GROUP_SIZE": str(nodes)}
+            own = {
+                "LWS_LEADER_ADDRESS": "node0",
+                "LWS_WORKER_INDEX": str(rank),
+                "LWS_GROUP_SIZE": str(nodes),
+            }
             run([*container["command"], *container["args"]], folder, env | own)
     elif case.wrapper == "slurm":
         assert f"#SBATCH --nodes={nodes}\n" in text, text
         run(["bash", "-c", text], folder, env)
     else:
         for rank in range(nodes):
-            run(["bash", "-c", text], folder, env | {"NODE_RANK": str(rank), "MASTER_ADDR": "node0"})
+            run(
+                ["bash", "-c", text], folder, env | {"NODE_RANK": str(rank), "MASTER_ADDR": "node0"}
+            )
     found = []
     for record in (folder / ".record").read_text(encoding="utf-8").split("\x1e")[:-1]:
         words, _, variables = record.partition("\x1d")
@@ -186,40 +134,10 @@ def commands(case: Case, folder: Path, bin_: Path) -> list[Command]:
 
 
 def run(words: list[str], folder: Path, env: dict[str, str]) -> None:
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr or f"exit {done.returncode}"
-
-
-def model_args(job: Job) -> str:
-    """Megatron-LM's flags of a model."""
-    if job.phase != "train":
-        return ""
-    m = mw.model(job.model)
-    block = m.blocks[m.pattern[-1]]
-    a = next((b.attention for b in m.blocks if b.attention is not None), None)
-    assert a is not None
-    wide = (block.mlp or next((b.mlp for b in m.blocks if b.mlp), None)) or block.moe.expert  # type: ignore[union-attr]
-    said: dict[str, Any] = {
-        "--num-layers": len(m.pattern), "--hidden-size": m.hidden, "--num-attention-heads": a.heads,
-        "--ffn-hidden-size": wide.width, "--kv-channels": a.value_head_dim, "--vocab-size": m.vocab,
-        "--max-position-embeddings": max(m.max_positions or 0, job.seq or 1),
-        "--tokenizer-type": "NullTokenizer", "--train-iters": 10, "--lr": 0.0001,
-    }  # fmt: skip
-    bare = ["--disable-bias-linear", "--untie-embeddings-and-output-weights"]
-    bare += ["--swiglu"] * wide.gated
-    if a.kv_lora_rank:
-        bare.append("--multi-latent-attention")
-        said |= {"--kv-lora-rank": a.kv_lora_rank, "--qk-pos-emb-head-dim": a.rope_head_dim}
-        said |= {"--qk-head-dim": a.head_dim - a.rope_head_dim, "--v-head-dim": a.value_head_dim}
-        said |= {"--q-lora-rank": a.q_lora_rank} if a.q_lora_rank else {}
-    elif a.kv_heads != a.heads:
-        bare.append("--group-query-attention")
-        said["--num-query-groups"] = a.kv_heads
-    if block.moe is not None:
-        said |= {"--num-experts": block.moe.experts, "--moe-router-topk": block.moe.top_k}
-        said["--moe-ffn-hidden-size"] = block.moe.expert.width
-        bare.append("--moe-grouped-gemm")
-    return " ".join([*(f"{k} {v}" for k, v in said.items()), *bare])
 
 
 # -- what holds of every launcher ----------------------------------------------------------------------------
@@ -275,7 +193,10 @@ def checked(cases: list[Case], python: str, folder: Path, scratch: Path) -> dict
     asked: list[tuple[Case, dict[str, Any]]] = []
 
     def refuse(case: Case, by: str, words: str) -> None:
-        key = (by, re.sub(r"\d+", "N", words.strip().splitlines()[-1] if words.strip() else words)[:200])
+        key = (
+            by,
+            re.sub(r"\d+", "N", words.strip().splitlines()[-1] if words.strip() else words)[:200],
+        )
         refused[key] += 1
         first.setdefault(key, f"{case.said}: {words[:300]}")
 
@@ -293,7 +214,17 @@ def checked(cases: list[Case], python: str, folder: Path, scratch: Path) -> dict
         # nodes that differ in nothing are asked once
         seen = {json.dumps(c.argv): c for c in found}
         for c in seen.values():
-            asked.append((case, {"argv": c.argv, "env": c.env, "world": case.exported.gpus, "folder": str(place)}))
+            asked.append(
+                (
+                    case,
+                    {
+                        "argv": c.argv,
+                        "env": c.env,
+                        "world": case.exported.gpus,
+                        "folder": str(place),
+                    },
+                )
+            )
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     env.pop("PYTHONPATH", None)
     lines = "".join(json.dumps(line) + "\n" for _, line in asked)
@@ -309,7 +240,12 @@ def checked(cases: list[Case], python: str, folder: Path, scratch: Path) -> dict
             if id(case) not in bad:
                 refuse(case, said["by"], said["words"])
             bad.add(id(case))
-    return {"refused": refused, "first": first, "done": done, "accepted": len(cases) - sum(refused.values())}
+    return {
+        "refused": refused,
+        "first": first,
+        "done": done,
+        "accepted": len(cases) - sum(refused.values()),
+    }
 
 
 def written(chosen: Target, each: int) -> tuple[list[Case], collections.Counter[str]]:
@@ -337,7 +273,9 @@ def version(folder: Path) -> str:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--python", required=True, help="of the environment with the targets' dependencies")
+    options.add_argument(
+        "--python", required=True, help="of the environment with the targets' dependencies"
+    )
     options.add_argument("--folder", action="append", default=[], metavar="TARGET=FOLDER[@VERSION]")
     options.add_argument("--each", type=int, default=12, help="layouts of a plan")
     options.add_argument("--show", type=int, default=5, help="refusals to show of a target")

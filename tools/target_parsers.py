@@ -266,7 +266,10 @@ def deepspeed(folder: Path) -> Callable[[Case], Iterator[Check]]:
         tp = table.get("tensor_parallel", {}).get("autotp_size", 1)
         if case["argv"][0] == "deepspeed":
             yield "launcher.runner.parse_args", lambda: runner.parse_args(case["argv"][1:])
-        yield "DeepSpeedConfig", lambda: config.DeepSpeedConfig(str(path), mpu=Ranks(case["world"] // tp))
+        yield (
+            "DeepSpeedConfig",
+            lambda: config.DeepSpeedConfig(str(path), mpu=Ranks(case["world"] // tp)),
+        )
 
     return checks
 

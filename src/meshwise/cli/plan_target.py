@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from meshwise.axes import AXES, PLACEMENTS, SERVES, TRAINS
-from meshwise.errors import MeshwiseError
+from meshwise.axes import AXES, SERVES, TRAINS
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.launch.job import SAID_PLACEMENTS
 
 if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.launch.job import Job
     from meshwise.launch.table import Target
+    from meshwise.search.serving.plan import ServingRow
 
 MOST_ROWS = 1000
 # what is tried of an axis beside its plain value, and those of other axes that it may need
@@ -21,13 +24,13 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "recompute": ("selective", "full"),
     "shard": ("none", "zero1", "zero2", "zero3"),
     "sequence_parallel": (False, True),
-    "placement": PLACEMENTS[1:],
+    "placement": SAID_PLACEMENTS[1:],  # any other puts ranks as no target does
     "overlap": ("decomposed",),
 }
 _PLAIN: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("shard", "sequence_parallel"), ()),
     **dict.fromkeys(("recompute", "overlap"), ("none",)),
-    "placement": PLACEMENTS[:1],
+    "placement": SAID_PLACEMENTS[:1],
 }
 # plain replicas of an engine may be servers of their own, which no flag of its says
 _APART = ("dp", "micro_batch", "decomposed")
@@ -48,7 +51,7 @@ def pins_of(chosen: Target, given: dict[str, Any]) -> dict[str, Any]:
         if axis not in axes or axis in given or (chosen.phase, axis) == ("serve", "placement"):
             continue
         said = [v for v in tried if _says(chosen, axis, v)]
-        if len(said) < len(tried):
+        if len(said) < len(tried) or axis == "placement":
             found[axis] = (*_PLAIN.get(axis, (1,)), *said)
     return {axis: values for axis, values in found.items() if values}
 
@@ -81,14 +84,29 @@ def _says(chosen: Target, axis: str, value: Any) -> bool:
 
 def runs(job: Job, chosen: Target) -> bool:
     """Whether the target accepts the job's layout and says all of it."""
+    return refusal(job, chosen) is None
+
+
+def refusal(job: Job, chosen: Target) -> str | None:
+    """Why the target does not run the job's layout; None where it does."""
     from meshwise.launch.settings.switches import as_said
     from meshwise.launch.write import write_launch
 
     try:
         said = write_launch(as_said(job, chosen.name), chosen.name)
-    except MeshwiseError:
-        return False
-    return not said.untranslated.keys() & _AXES
+    except MeshwiseError as error:
+        return error.sentence
+    unsaid = {k: why for k, why in said.untranslated.items() if k in _AXES}
+    return next((f"{chosen.title} is not told {k} {why}" for k, why in unsaid.items()), None)
+
+
+def _none_left(row: Job, chosen: Target) -> InputError:
+    return InputError(
+        f"--target={chosen.name}: of the layouts that are ranked it runs none: {refusal(row, chosen)}",
+        field="--target",
+        value=chosen.name,
+        legal="other axes, or another target",
+    )
 
 
 def offer(result: PlanResult | ServingPlanResult, chosen: Target, top: int) -> None:
@@ -108,13 +126,17 @@ def _offer_training(result: PlanResult, chosen: Target, top: int) -> None:
     plan = result.planned.plan
     work = plan.search.searched[0].variant.workload if plan.search.searched else None
 
-    def able(row: PlanRow | None) -> bool:
-        if row is None:
-            return False
-        sizes = {} if work is None else {"global_batch": work.batch, "seq": work.seq}
-        return runs(_job(plan.search.model.name, "train", training_row(row), sizes), chosen)
+    sizes = {} if work is None else {"global_batch": work.batch, "seq": work.seq}
 
-    kept = [row for row in plan.rows if able(row)][:top]
+    def job(row: PlanRow) -> Job:
+        return _job(plan.search.model.name, "train", training_row(row), sizes)
+
+    def able(row: PlanRow | None) -> bool:
+        return row is not None and runs(job(row), chosen)
+
+    kept = list(itertools.islice((row for row in plan.rows if able(row)), top))
+    if plan.rows and not kept:
+        raise _none_left(job(plan.rows[0]), chosen)
     best = kept[0] if kept else None
     if best is not None and best is not plan.rows[0]:
         kept = [against(best, row, plan.stack.ideal) for row in kept]
@@ -136,17 +158,23 @@ def _offer_serving(result: ServingPlanResult, chosen: Target, top: int) -> None:
     planned = result.planned
     plan = planned.plan
 
-    def able(row: Any) -> bool:
-        sizes = {"max_len": plan.workload.isl + plan.workload.osl}
-        return runs(_job(plan.model.name, "serve", serving_row(row), sizes), chosen)
+    sizes = {"max_len": plan.workload.isl + plan.workload.osl}
 
-    kept = [row for row in plan.rows if able(row)][:top]
+    def job(row: ServingRow) -> Job:
+        return _job(plan.model.name, "serve", serving_row(row), sizes)
+
+    def able(row: ServingRow | None) -> bool:
+        return row is not None and runs(job(row), chosen)
+
+    kept = list(itertools.islice((row for row in plan.rows if able(row)), top))
+    if plan.rows and not kept:
+        raise _none_left(job(plan.rows[0]), chosen)
     same = bool(kept) and kept[0] is plan.rows[0]
     plan = plan._replace(
         rows=tuple(kept),
         pareto=tuple(r for r in plan.pareto if able(r)),
         rivals=tuple((axis, r) for axis, r in plan.rivals if able(r)),
-        roomy=plan.roomy if plan.roomy is not None and able(plan.roomy) else None,
+        roomy=plan.roomy if able(plan.roomy) else None,
         averaged=plan.averaged if same else None,
     )
     result.planned = planned._replace(served=planned.served._replace(plan=plan))

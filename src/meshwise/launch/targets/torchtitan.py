@@ -235,8 +235,7 @@ def write(job: Job, chosen: Target) -> Written:
     body.append(f"        activation_checkpoint={f'{kept}.Config()' if kept else None},")
     imports = "".join(f"    {_CLASSES[name]},\n" for name in sorted(sections) if name != "loss")
     text = (
-        "from torchtitan.components.loss import ChunkedLossWrapper\n"
-        * ("loss" in sections)
+        "from torchtitan.components.loss import ChunkedLossWrapper\n" * ("loss" in sections)
         + f"from torchtitan.config import (\n{imports})\n"
         + f"from torchtitan.distributed.activation_checkpoint import {kept}\n" * bool(kept)
         + "from torchtitan.trainer import Trainer\n\n\n"
