@@ -14,6 +14,7 @@ from meshwise.cli.plan_target import pins_of, runs
 from meshwise.errors import MeshwiseError
 from meshwise.launch import Job, parse, write_launch
 from meshwise.launch.job import JOB_FIELDS
+from meshwise.launch.settings.source_flags import source_flags
 from meshwise.launch.table import target
 
 WRAPPED = [(t, w) for t in (*SERVING, *TRAINING) for w in target(t).wrappers if w != "torchrun"]
@@ -181,3 +182,52 @@ def test_what_a_target_asserts_against_does_not_run() -> None:
     assert not runs(trained(pp=2, vp=4, shard="zero3"), titan)
     assert not runs(trained(shard="zero1"), titan)
     assert runs(trained(shard="zero1"), target("megatron-lm"))
+
+
+# -- flags that change a price ---------------------------------------------------------------------------
+
+BASES = {
+    "vllm": "vllm serve org/model --tensor-parallel-size 2",
+    "sglang": "python -m sglang.launch_server --model-path org/model --tp-size 2",
+    "megatron-lm": "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --bf16",
+    "accelerate": "accelerate launch --num_processes 8 --use_fsdp --fsdp_version 2 train.py",
+}
+
+
+def priced_commands(name: str) -> list[str]:
+    """The target's command with each of its flags that change a price."""
+    known = source_flags(name)
+    found = []
+    for flag in target(name).price:
+        own = known.get(flag) if known is not None else None
+        value = "" if own is not None and own.values == "0" else "3"
+        if own is not None and own.choices and value:
+            value = own.choices[-1]
+        program, _, rest = BASES[name].partition(" --")
+        found.append(f"{program} {flag} {value} --{rest}")
+    return found
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_flags_that_change_a_price_are_kept_or_named(name: str) -> None:
+    checked = 0
+    for text in priced_commands(name):
+        try:
+            read = parse(text)
+        except MeshwiseError:
+            continue  # the value is not one of the flag's
+        for other in (name, "sglang" if name == "vllm" else name):
+            written = write_launch(read.job, other, read_from=read)
+            again = {u.flag for u in parse(written.text, other, gpus=read.job.gpus).unpriced}
+            for flag, _ in read.unpriced:
+                assert (flag in again) if other == name else (flag in written.untranslated), text
+                checked += 1
+    assert checked >= 10
+
+
+def test_a_flags_value_with_spaces_stays_one_word() -> None:
+    text = f"{BASES['vllm']} --compilation-config '{{\"level\": 3}}'"
+    read = parse(text)
+    written = write_launch(read.job, "vllm", read_from=read)
+    assert "--compilation-config '{\"level\": 3}'" in written.text
+    assert not written.untranslated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import click
 
@@ -119,7 +119,7 @@ def _on_target(o: Given) -> Given:
     return o if o.has("stack") or o.flag("ideal") else o.but(stack=chosen.stack)
 
 
-def _target_pins(o: Given, given: Mapping[str, object]) -> dict[str, Any]:
+def _target_pins(o: Given, given: Mapping[str, object]) -> Mapping[str, object]:
     if not o.has("target"):
         return {}
     from meshwise.cli.plan_target import pins_of
@@ -167,8 +167,8 @@ def _plan_training(model: Model, cluster: Cluster, o: Given, gpus: int | None) -
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
-    pins: dict[str, Any] = {**axes, **plan_options.named_pins(o)}
-    pins |= _target_pins(o, pins)
+    pins: dict[str, object] = {**axes, **plan_options.named_pins(o)}
+    pins.update(_target_pins(o, pins))
     result = api.plan(
         *(model, cluster, load),
         stack=stack,
@@ -194,7 +194,7 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
-    serving_pins: dict[str, Any] = {**axes, **_target_pins(o, axes)}
+    serving_pins: dict[str, object] = {**axes, **_target_pins(o, axes)}
     result = api.plan(
         *(model, cluster, load),
         stack=stack,

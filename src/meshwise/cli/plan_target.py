@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from meshwise.axes import AXES, SERVES, TRAINS
 from meshwise.errors import InputError, MeshwiseError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1000
 # what is tried of an axis beside its plain value, and those of other axes that it may need
-_TRIED: dict[str, tuple[Any, ...]] = {
+_TRIED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("pp", "cp", "ep", "dcp"), (2,)),
     "vp": (2, 3),
     "recompute": ("selective", "full"),
@@ -27,7 +28,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "placement": SAID_PLACEMENTS[1:],  # any other puts ranks as no target does
     "overlap": ("decomposed",),
 }
-_PLAIN: dict[str, tuple[Any, ...]] = {
+_PLAIN: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("shard", "sequence_parallel"), ()),
     **dict.fromkeys(("recompute", "overlap"), ("none",)),
     "placement": SAID_PLACEMENTS[:1],
@@ -42,11 +43,11 @@ def rows_asked(top: int) -> int:
     return min(MOST_ROWS, max(50, 5 * top))
 
 
-def pins_of(chosen: Target, given: dict[str, Any]) -> dict[str, Any]:
+def pins_of(chosen: Target, given: Mapping[str, object]) -> dict[str, tuple[object, ...]]:
     """The values of every axis that some command of the target says, where those are not all; axes that
     are ``given`` are as they are."""
     axes = (*TRAINS, "overlap") if chosen.phase == "train" else SERVES
-    found: dict[str, Any] = {}
+    found: dict[str, tuple[object, ...]] = {}
     for axis, tried in _TRIED.items():
         if axis not in axes or axis in given or (chosen.phase, axis) == ("serve", "placement"):
             continue
@@ -56,13 +57,13 @@ def pins_of(chosen: Target, given: dict[str, Any]) -> dict[str, Any]:
     return {axis: values for axis, values in found.items() if values}
 
 
-def _says(chosen: Target, axis: str, value: Any) -> bool:
+def _says(chosen: Target, axis: str, value: object) -> bool:
     """Whether the target says a value in some small layout: with or without TP and stages."""
-    from meshwise.launch.job import Job
+    from meshwise.launch import job_of
 
     for tp in (2, 1):
         for pp in (1, 2):
-            degrees = {"tp": tp, "pp": pp, "dp": 4, axis: value}
+            degrees: dict[str, object] = {"tp": tp, "pp": pp, "dp": 4, axis: value}
             degrees["etp"] = 1 if axis == "ep" else tp
             degrees["sequence_parallel"] = axis == "overlap" or (
                 value if axis == "sequence_parallel" else axis == "ep" and tp > 1
@@ -71,10 +72,15 @@ def _says(chosen: Target, axis: str, value: Any) -> bool:
                 continue
             if chosen.phase == "serve":
                 degrees.pop("sequence_parallel")
-            sizes = {"micro_batch": 1, "global_batch": 32, "seq": 1024, "dtype": "bf16"}
+            sizes: dict[str, object] = {
+                "micro_batch": 1,
+                "global_batch": 32,
+                "seq": 1024,
+                "dtype": "bf16",
+            }
             more = sizes if chosen.phase == "train" else {}
             try:
-                job = Job(model="", phase=chosen.phase, **degrees, **more)
+                job = job_of("", chosen.phase, degrees | more)
             except MeshwiseError:
                 continue
             if runs(job, chosen):
@@ -126,7 +132,7 @@ def _offer_training(result: PlanResult, chosen: Target, top: int) -> None:
     plan = result.planned.plan
     work = plan.search.searched[0].variant.workload if plan.search.searched else None
 
-    sizes = {} if work is None else {"global_batch": work.batch, "seq": work.seq}
+    sizes: dict[str, object] = {} if work is None else {"global_batch": work.batch, "seq": work.seq}
 
     def job(row: PlanRow) -> Job:
         return _job(plan.search.model.name, "train", training_row(row), sizes)
@@ -158,7 +164,7 @@ def _offer_serving(result: ServingPlanResult, chosen: Target, top: int) -> None:
     planned = result.planned
     plan = planned.plan
 
-    sizes = {"max_len": plan.workload.isl + plan.workload.osl}
+    sizes: dict[str, object] = {"max_len": plan.workload.isl + plan.workload.osl}
 
     def job(row: ServingRow) -> Job:
         return _job(plan.model.name, "serve", serving_row(row), sizes)
@@ -180,10 +186,10 @@ def _offer_serving(result: ServingPlanResult, chosen: Target, top: int) -> None:
     result.planned = planned._replace(served=planned.served._replace(plan=plan))
 
 
-def _job(model: str, phase: str, row: dict[str, object], sizes: dict[str, Any]) -> Job:
+def _job(model: str, phase: str, row: dict[str, object], sizes: dict[str, object]) -> Job:
     from meshwise import launch
     from meshwise.launch.job import DEGREES
 
     axes = (*TRAINS, "overlap") if phase == "train" else (*DEGREES, "concurrency")
     own = {k: v for k, v in row.items() if k in axes}
-    return launch.job_of(model, phase, own, **sizes)
+    return launch.job_of(model, phase, own | sizes)

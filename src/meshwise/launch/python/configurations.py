@@ -126,8 +126,10 @@ def titan_config(text: str, chosen: Target) -> Settings:
         found[name] = int(value) if flag.kind == "int" else value
     mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
     kept = re.search(r"\b(Full|Selective)AC\.Config\(", text)
-    if mode or kept:
-        found["checkpointing"] = mode.group(1) if mode else kept[1].lower()
+    if mode:
+        found["checkpointing"] = mode.group(1)
+    elif kept:
+        found["checkpointing"] = kept.group(1).lower()
     converters = [name for word, name in _CONVERTERS.items() if re.search(rf"\b{word}\b", text)]
     if converters:
         found["converters"] = ",".join(converters)
