@@ -58,6 +58,8 @@ def export(
     for value, option in ((target, "target"), (wrapper, "wrapper"), (version, "version")):
         if value is not None or option == "target":
             given(value, str, option, "a name")
+    if read_from is not None:
+        given(read_from, launch.Parsed, "read_from", "what meshwise.launch.parse returns")
     _runs(job, target)
     written = launch.write_launch(
         job, target, wrapper=wrapper, version=version, read_from=read_from

@@ -90,10 +90,10 @@ def _says(chosen: Target, axis: str, value: object) -> bool:
 
 def runs(job: Job, chosen: Target) -> bool:
     """Whether the target accepts the job's layout and says all of it."""
-    return refusal(job, chosen) is None
+    return why_not_run(job, chosen) is None
 
 
-def refusal(job: Job, chosen: Target) -> str | None:
+def why_not_run(job: Job, chosen: Target) -> str | None:
     """Why the target does not run the job's layout; None where it does."""
     from meshwise.launch.settings.switches import as_said
     from meshwise.launch.write import write_launch
@@ -108,7 +108,7 @@ def refusal(job: Job, chosen: Target) -> str | None:
 
 def _none_left(row: Job, chosen: Target) -> InputError:
     return InputError(
-        f"--target={chosen.name}: of the layouts that are ranked it runs none: {refusal(row, chosen)}",
+        f"--target={chosen.name}: of the layouts that are ranked it runs none: {why_not_run(row, chosen)}",
         field="--target",
         value=chosen.name,
         legal="other axes, or another target",
