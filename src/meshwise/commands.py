@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 @keywords
 def export(
-    job: Job, target: str, *, wrapper: str | None = None, version: str | None = None
+    job: Job,
+    target: str,
+    *,
+    wrapper: str | None = None,
+    version: str | None = None,
+    read_from: Parsed | None = None,
 ) -> ExportResult:
     """The launch command of a job.
 
@@ -38,6 +43,8 @@ def export(
     :param target: a name out of :func:`meshwise.launch.target_names`, such as ``vllm``.
     :param wrapper: what starts it on several nodes: ``torchrun``, ``slurm``, ``lws``, ``kuberay``.
     :param version: the version that is asked for; another than the known one is refused.
+    :param read_from: the command that the job was read from (:func:`meshwise.launch.parse`): its flags
+        that change time or memory are kept, or named in ``untranslated``.
     :returns: ``text`` to run, ``files`` that it reads, ``untranslated``: what the target has no flag for.
     :raises InputError: for a job that the target's software cannot run.
 
@@ -54,8 +61,13 @@ def export(
     for value, option in ((target, "target"), (wrapper, "wrapper"), (version, "version")):
         if value is not None or option == "target":
             given(value, str, option, "a name")
+    if read_from is not None:
+        given(read_from, launch.Parsed, "read_from", "what meshwise.launch.parse returns")
     _runs(job, target)
-    return ExportResult(launch.write_launch(job, target, wrapper=wrapper, version=version), job)
+    written = launch.write_launch(
+        job, target, wrapper=wrapper, version=version, read_from=read_from
+    )
+    return ExportResult(written, job)
 
 
 def job_needs_split(job: Job, target: str) -> bool:

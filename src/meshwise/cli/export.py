@@ -48,7 +48,7 @@ _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
     "--from",
     "source",
     type=values.FILE_TYPE,
-    help="A row of `plan --json` or `estimate --json`; - for stdin.",
+    help="A row of `plan --json` or `estimate --json`, or a launch command; - for stdin.",
 )
 @click.option("--row", type=values.NUMBER_TYPE, help="Which row of the plan (default 1, the best).")
 @options.tp_options
@@ -126,15 +126,22 @@ def command(target: str, model: str | None, **said: object) -> None:
     chosen = known_target(target, o.text("target_version"))
     # the layout: of a plan's row, or as it is given
     priced_as: list[str] = []
+    read_from = None
     if o.has("source"):
-        job, priced_as = export_source.job_of_file(model, o)
+        job, priced_as, read_from = export_source.job_of_file(model, o)
     else:
         job = _from_options(model, o, chosen.phase, chosen.name)
         if commands.job_needs_split(job, target):
             job = msgspec.structs.replace(job, sequence_parallel=True)  # nobody said that it is off
     # its command
     job = as_said(job, chosen.name)
-    result = commands.export(job, target, wrapper=_wrapper(o), version=o.text("target_version"))
+    result = commands.export(
+        job,
+        target,
+        wrapper=_wrapper(o),
+        version=o.text("target_version"),
+        read_from=read_from,
+    )
     result.remarks = priced_as
     text = json.dumps(result.to_dict(), indent=1) if o.flag("as_json") else str(result)
     output.deliver(text, o.text("path"))

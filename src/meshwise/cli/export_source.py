@@ -1,4 +1,4 @@
-"""What ``export --from`` reads: a row of a plan, or an estimate, as JSON; and what a job has beside its
+"""What ``export --from`` reads: a row of a plan, or an estimate, as JSON; a launch command; and what a job has beside its
 layout."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -18,18 +18,36 @@ from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
+    from meshwise.launch.read import Parsed
 
 MAX_SOURCE_BYTES = 200_000_000
 _PRINTED = "what `meshwise plan --json` or `meshwise estimate --json` prints"
 
 
-def job_of_file(model: str | None, o: Given) -> tuple[Job, list[str]]:
-    """A job from a row of a plan, or from an estimate; and what its figures were priced as."""
+class Sourced(NamedTuple):
+    """A job of a file, what its figures were priced as, and the command that it was read from."""
+
+    job: Job
+    priced_as: list[str]
+    command: Parsed | None = None
+
+
+def job_of_file(model: str | None, o: Given) -> Sourced:
+    """A job from a row of a plan, from an estimate, or from a launch command."""
     from meshwise import launch
 
     source = o.word("source")
     _refuse_layout(o)
-    record = _read_source(source)
+    text = _read_source(source)
+    if not text.lstrip().startswith(("{", "[")):
+        read = launch.parse(text, model=model)
+        given = {k: v for k, v in more_of_job(o, read.job.phase).items() if v is not None}
+        node = o.number("gpus_per_node")
+        given |= {} if node is None else {"gpus_per_node": node}
+        return Sourced(
+            launch.job_of(read.job.model, read.job.phase, read.job.to_dict(), **given), [], read
+        )
+    record = _record_of(text, source)
     rows = record.get("layouts")
     if rows is None and isinstance(record.get("layout"), dict):
         rows = [record["layout"]]
@@ -48,7 +66,7 @@ def job_of_file(model: str | None, o: Given) -> tuple[Job, list[str]]:
     given = {k: v for k, v in more_of_job(o, mine).items() if v is not None}
     more["gpus_per_node"] = o.number("gpus_per_node") or _node_devices(record)
     name = model or record.get("model") or ""
-    return launch.job_of(str(name), mine, row | more | given), _priced_as(record, phase)
+    return Sourced(launch.job_of(str(name), mine, row | more | given), _priced_as(record, phase))
 
 
 def _refuse_layout(o: Given) -> None:
@@ -94,13 +112,15 @@ def more_of_job(o: Given, phase: str) -> dict[str, object]:
 # -- the file --------------------------------------------------------------------------------------
 
 
-def _read_source(path: str) -> dict[str, object]:
+def _read_source(path: str) -> str:
     from meshwise.files import read_text_file
 
     if path == "-":
-        text = sys.stdin.read(MAX_SOURCE_BYTES)
-    else:
-        text = read_text_file(str(Path(path)), "--from", "a JSON file", MAX_SOURCE_BYTES)
+        return sys.stdin.read(MAX_SOURCE_BYTES)
+    return read_text_file(str(Path(path)), "--from", "a file", MAX_SOURCE_BYTES)
+
+
+def _record_of(text: str, path: str) -> dict[str, object]:
     try:
         record: object = json.loads(text)
     except ValueError as error:

@@ -25,6 +25,8 @@ from meshwise.errors import IllegalLayout, InputError
 from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meshwise.answers.compared import ReadCommand
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
@@ -82,7 +84,7 @@ def command(
     """
     from meshwise import api
 
-    o = Given(said)
+    o = _on_target(Given(said))
     spec = api.model(model)
     switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
@@ -101,6 +103,40 @@ def command(
         _plan_training(spec, where, o, gpus)
 
 
+def _on_target(o: Given) -> Given:
+    """With the software of ``--target``, where none is named."""
+    if not o.has("target"):
+        return o
+    from meshwise.launch.table import target
+
+    chosen = target(o.word("target"))
+    if (chosen.phase == "serve") != plan_options.serves(o):
+        raise InputError(
+            f"--target={chosen.name}: {chosen.title} {'serves' if chosen.phase == 'serve' else 'trains'}",
+            field="--target",
+            value=chosen.name,
+            legal="a target of the phase that is planned",
+        )
+    return o if o.has("stack") or o.flag("ideal") else o.but(stack=chosen.stack)
+
+
+def _target_pins(o: Given, given: Mapping[str, object]) -> Mapping[str, object]:
+    if not o.has("target"):
+        return {}
+    from meshwise.cli.plan_target import pins_of
+    from meshwise.launch.table import target
+
+    return pins_of(target(o.word("target")), given)
+
+
+def _offered(o: Given, result: PlanResult | ServingPlanResult) -> None:
+    if o.has("target"):
+        from meshwise.cli.plan_target import offer
+        from meshwise.launch.table import target
+
+        offer(result, target(o.word("target")), o.count("top", high=1000))
+
+
 class _Asked(TypedDict):
     """What is asked of either kind of plan."""
 
@@ -111,9 +147,14 @@ class _Asked(TypedDict):
 
 
 def _asked(o: Given, gpus: int | None) -> _Asked:
+    top = o.count("top", high=1000)
+    if o.has("target"):
+        from meshwise.cli.plan_target import rows_asked
+
+        top = rows_asked(top)
     return {
         "gpus": gpus,
-        "top": o.count("top", high=1000),
+        "top": top,
         "price_per_device_hour": options.price(o),
         "progress": terminal.progress("layouts"),
     }
@@ -127,14 +168,17 @@ def _plan_training(model: Model, cluster: Cluster, o: Given, gpus: int | None) -
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
+    pins: dict[str, object] = {**axes, **plan_options.named_pins(o)}
+    pins.update(_target_pins(o, pins))
     result = api.plan(
         *(model, cluster, load),
         stack=stack,
         free=plan_options.comma_list(o.word("free")) if o.has("free") else (),
         objective=cast("TrainingObjective | None", o["objective"]),  # which checks it
         **asked,
-        **options.training_pins({**axes, **plan_options.named_pins(o)}),
+        **options.training_pins(pins),
     )
+    _offered(o, result)
     if o.has("compare"):
         result.command = _compared(o, model, cluster, load, stack, result.planned)
     output.write_answer(o, result.to_dict, result.page, "layouts")
@@ -151,6 +195,7 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
+    serving_pins: dict[str, object] = {**axes, **_target_pins(o, axes)}
     result = api.plan(
         *(model, cluster, load),
         stack=stack,
@@ -161,8 +206,9 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
         request_s=limits.get("request_s"),
         **plan_options.sent(o),
         **asked,
-        **options.serving_pins(axes),
+        **options.serving_pins(serving_pins),
     )
+    _offered(o, result)
     if o.has("compare"):
         pins = options.serving_pins(axes)
         planned = result.planned

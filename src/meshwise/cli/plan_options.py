@@ -136,6 +136,11 @@ plan_common_options = options.stacked(
     launch_text.set_option,
 )
 plan_software_options = options.stacked(
+    click.option(
+        "--target",
+        type=values.TARGET_TYPE,
+        help="Only layouts that this launch target runs (see export), on its software.",
+    ),
     click.option("--stack", type=values.STACK_TYPE, help="Software; see catalog stacks."),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
     click.option(

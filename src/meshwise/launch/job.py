@@ -159,10 +159,10 @@ def _canonical(placement: str, degrees: dict[str, Any]) -> str:
     def order(name: str) -> list[str]:
         return [axis for axis in name.split("-") if int(degrees.get(axis, 1)) > 1]
 
-    return next(p for p in (*_SAID, *PLACEMENTS) if order(p) == order(placement))
+    return next(p for p in (*SAID_PLACEMENTS, *PLACEMENTS) if order(p) == order(placement))
 
 
-_SAID = (PLACEMENT, "tp-cp-pp-dp")  # what targets have words for
+SAID_PLACEMENTS = (PLACEMENT, "tp-cp-pp-dp")  # what targets have words for
 
 
 def job_of(model: str, phase: str, layout: dict[str, Any], **more: Any) -> Job:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from typing import NamedTuple
 
 import msgspec
 
 from meshwise.dtypes import NARROW
-from meshwise.errors import IllegalLayout, InputError, MeshwiseError
+from meshwise.errors import IllegalLayout, InputError, MeshwiseError, shorten
 from meshwise.launch.command_text import Written, with_written_files
 from meshwise.launch.job import JOB_FIELDS, Job
 from meshwise.launch.read import Parsed, parse
 from meshwise.launch.settings import plain, switches
+from meshwise.launch.settings.source_flags import source_flags
 from meshwise.launch.table import Target, every_target, function_of, target
 from meshwise.launch.wrappers import written as wrappers
 from meshwise.models.load import load_model
@@ -43,10 +45,16 @@ class Exported(NamedTuple):
 
 
 def write_launch(
-    job: Job, name: str, *, wrapper: str | None = None, version: str | None = None
+    job: Job,
+    name: str,
+    *,
+    wrapper: str | None = None,
+    version: str | None = None,
+    read_from: Parsed | None = None,
 ) -> Exported:
     """The launch command of ``job`` for a target; everything that the command, read again, does not
-    say is in ``untranslated``. Raises :class:`~meshwise.errors.InputError` for a target of the other
+    say is in ``untranslated``, and so are the flags of a command that the job was ``read_from`` which
+    change its price: the same target is told them again. Raises :class:`~meshwise.errors.InputError` for a target of the other
     phase and for a wrapper that it does not run in."""
     chosen = target(name, version)
     if chosen.phase != job.phase:
@@ -72,6 +80,7 @@ def write_launch(
         job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
     job = msgspec.structs.replace(job, model=hub_id(job.model) or job.model)
     command, files = _written(job, chosen)
+    command = _with_flags(command, chosen, read_from)
     plain = with_written_files(command, files)
     read = _read_again(job, plain, chosen)
     servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
@@ -81,6 +90,7 @@ def write_launch(
     elif servers > 1 and job.gpus <= job.gpus_per_node:
         body = with_written_files(_side_by_side(command, servers, read.job.gpus), files)
     missing = _missing(job, _whole(job, body, read, chosen), chosen)
+    missing |= _flags_left(read_from, read)
     notes = list(read.notes)
     if servers > 1:
         notes.append(f"{servers} servers of {format_gpus(read.job.gpus)} each behind a router")
@@ -155,6 +165,14 @@ def _whole_nodes(job: Job) -> None:
             legal=[d for d in range(1, each + 1) if job.gpus % d == 0],
         )
     engine = job.tp * job.pp
+    nodes = -(-engine // each)
+    if job.phase == "serve" and engine % nodes:
+        raise IllegalLayout(
+            f"{engine} GPUs of an engine do not share {nodes} nodes of {each} evenly",
+            field="gpus_per_node",
+            value=each,
+            legal=[d for d in range(1, engine + 1) if engine % -(-engine // d) == 0][-20:],
+        )
     local = max(each // engine, 1)
     if job.phase == "serve" and engine <= each < job.gpus and (each % engine or job.dp % local):
         raise IllegalLayout(
@@ -205,6 +223,47 @@ def _written(job: Job, chosen: Target) -> Written:
     write = function_of(chosen, "write") or plain.command_each
     found: Written = write(job, chosen)
     return found
+
+
+def _with_flags(command: str, chosen: Target, read_from: Parsed | None) -> str:
+    """The command with the flags of another that change its price and are no settings of a job, before
+    its own: some launchers take what follows a script as the script's."""
+    if read_from is None or read_from.target != chosen.name or chosen.style == "json":
+        return command
+    said = [
+        _flag_words(u.flag, chosen)
+        for u in read_from.unpriced
+        if u.flag.startswith("-") or (chosen.style == "overrides" and "=" in u.flag)
+    ]
+    program, cut, rest = command.partition(_NEXT)
+    return _NEXT.join([program, *said]) + cut + rest
+
+
+_NEXT = " \\\n    "
+
+
+def _flag_words(shown: str, chosen: Target) -> str:
+    """A flag and its values as a shell takes them: one value may hold spaces, several are apart."""
+    name, _, rest = shown.partition(" ")
+    source = source_flags(chosen.name)
+    own = source.get(name) if source is not None else None
+    if not rest:
+        return shlex.quote(name)
+    many = own is None or own.values not in ("1", "?")
+    return " ".join(map(shlex.quote, [name, *(rest.split() if many else [rest])]))
+
+
+def _flags_left(read_from: Parsed | None, read: Parsed) -> dict[str, str]:
+    """Flags of the command that the job was read from which change its price, and are not said."""
+    if read_from is None:
+        return {}
+    said = {u.flag for u in read.unpriced} if read_from.target == read.target else set()
+    whose = f"a flag of {target(read_from.target).title}: "
+    return {
+        shorten(u.flag): f"{whose if read_from.target != read.target else ''}it changes {u.changes}"
+        for u in read_from.unpriced
+        if u.flag not in said
+    }
 
 
 def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:

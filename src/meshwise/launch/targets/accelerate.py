@@ -45,7 +45,7 @@ def _settings(job: Job) -> Settings:
         if job.gpus > 1:
             s["multi_gpu"] = True
     else:
-        s |= {"fsdp": True, "fsdp_version": 2, "parallelism": "true", "tp": job.tp, "cp": job.cp}
+        s |= {"fsdp": True, "fsdp_version": 2, "parallelism": True, "tp": job.tp, "cp": job.cp}
         s |= {"dp_shard": job.dp, "dp_replicate": 1}
         if job.shard == "zero2":
             s["resharding"] = "false"
@@ -185,7 +185,7 @@ def read(s: Settings, world: int | None) -> Read:
                 "the command names no context parallelism: 1 is priced; newer releases of accelerate "
                 "take 2 (--megatron_lm_context_parallel_size)"
             )
-    elif s.get("fsdp") or s.get("parallelism") is not None:
+    elif s.get("fsdp") or s.get("parallelism"):
         tp, cp = s.get("tp", 1), s.get("cp", 1)
         replicate = s.get("dp_replicate", 1)
         shard = s.get("dp_shard")

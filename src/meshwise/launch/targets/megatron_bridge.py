@@ -29,8 +29,8 @@ def _settings(job: Job) -> Settings:
         s["tp_overlap"] = "true"
     if job.dtype in _MIXED:
         s["precision"] = _MIXED[job.dtype]
-    if job.grad_dtype is not None:
-        s["grad_fp32"] = str(job.grad_dtype == "fp32").lower()
+    if job.dtype in _MIXED or job.grad_dtype is not None:
+        s["grad_fp32"] = str(job.grad_dtype in (None, "fp32")).lower()
     s |= {k: str(v).lower() if v is True else v for k, v in switches.switch_settings(job).items()}
     s = {k: v for k, v in s.items() if k not in _OF_A_RECIPE}
     return s | {k: v for k, v in megatron_lm.batch_settings(job).items() if v is not None}

@@ -72,7 +72,8 @@ def _settings(job: Job) -> Settings:
         ("bf16", narrow),
         ("fp16", job.dtype == "fp16"),
         ("grad_bf16", narrow and job.grad_dtype == "bf16"),
-        ("grad_fp32", job.dtype == "fp16" and job.grad_dtype == "fp32"),
+        # of bf16 what it does by itself, written out: readers need not know that
+        ("grad_fp32", _fp32_gradients(job, narrow)),
     ):
         if on:
             s[name] = True
@@ -87,6 +88,10 @@ def _settings(job: Job) -> Settings:
     elif job.dp * job.cp > 1:
         s["grad_overlap"] = True
     return s | switches.switch_settings(job) | _batches(batch_settings(job))
+
+
+def _fp32_gradients(job: Job, narrow: bool) -> bool:
+    return job.grad_dtype != "bf16" if narrow else job.dtype == "fp16" and job.grad_dtype == "fp32"
 
 
 def batch_settings(job: Job) -> Settings:
@@ -315,4 +320,12 @@ def _check_script(job: Job, chosen: Target) -> None:
 def write(job: Job, chosen: Target) -> Written:
     _check_script(job, chosen)
     s = _settings(job)
-    return flag_lines(torchrun(job, "pretrain_gpt.py"), s, chosen, ("$MODEL_ARGS $DATA_ARGS",)), {}
+    more = ("$MODEL_ARGS $DATA_ARGS",)
+    if s.get("fsdp"):  # the one format of checkpoints that Megatron-FSDP writes
+        more = ("--ckpt-format fsdp_dtensor", *more)
+    start = torchrun(job, "pretrain_gpt.py")
+    # before Blackwell collectives of TP and CP overlap with compute by the order of one queue, which
+    # Megatron-LM asserts; FSDP needs several (megatron/training/arguments.py, ``validate_args``)
+    if job.tp * job.cp > 1 and not s.get("fsdp"):
+        start = f"CUDA_DEVICE_MAX_CONNECTIONS=1 {start}"
+    return flag_lines(start, s, chosen, more), {}

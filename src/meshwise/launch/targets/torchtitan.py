@@ -43,21 +43,19 @@ def _settings(job: Job) -> Settings:
         s["async_tp"] = "True"
     if job.pp > 1:
         s["pp_schedule"] = torchtitan_name(job.schedule, job.vp > 1)
-    if job.micro_batch is not None and job.global_batch is not None:
-        local = job.global_batch // job.dp if job.pp > 1 else job.micro_batch
-        s["local_batch"] = local
-        s["global_batch"] = job.global_batch
-        if job.pp > 1:
-            s["pp_microbatches"] = local // job.micro_batch
+    if job.micro_batch is not None and job.seq is not None:
+        s["micro_tokens"] = job.micro_batch * job.seq
+        if job.global_batch is not None:
+            s["step_tokens"] = job.global_batch * job.seq
+            if job.pp > 1:
+                s["pp_microbatches"] = job.global_batch // job.dp // job.micro_batch
     if job.seq is not None:
         s["seq"] = job.seq
     if job.loss_chunks is not None:
         s["loss_chunks"] = job.loss_chunks
     s["checkpointing"] = job.recompute
-    if job.dtype in ("bf16", "fp32"):
-        s["precision"] = {"bf16": "bfloat16", "fp32": "float32"}[job.dtype]
-    if job.grad_dtype is not None:
-        s["reduce"] = {"bf16": "bfloat16"}.get(job.grad_dtype, "float32")
+    s["precision"] = {"fp32": "float32"}.get(job.dtype or "", "bfloat16")
+    s["reduce"] = "float32"  # its only one
     return s
 
 
@@ -116,6 +114,8 @@ def read(s: Settings, world: int | None) -> Read:
         if schedule is None:
             notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
         found["schedule"] = schedule or USUAL
+        if schedule == USUAL and str(s["pp_schedule"]).lower() == _INTERLEAVED:
+            found["vp"] = 2  # stages of a rank where no number of layers is said
     more, said = _batches(s, found["dp"], pp)
     found |= more
     notes += said
@@ -132,6 +132,9 @@ def read(s: Settings, world: int | None) -> Read:
     if s.get("reduce") in short:
         found["grad_dtype"] = short[s["reduce"]]
     return found, notes
+
+
+_INTERLEAVED = torchtitan_name(USUAL, True).lower()
 
 
 def _batches(s: Settings, dp: int, pp: int) -> tuple[Settings, list[str]]:
@@ -266,32 +269,34 @@ def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
 
 
 def write(job: Job, chosen: Target) -> Written:
-    """A Python function that returns the configuration: section flags are to be removed."""
+    """A Python function that returns the configuration: section flags are to be removed. Graphs of a
+    step are off: they are priced nowhere, and its pipelines and exchanges of tokens refuse them
+    (``Trainer.Config._validate_cuda_graphs``)."""
     s = _settings(job)
     sections: dict[str, dict[str, Any]] = {}
     for name, value in s.items():
-        section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")
-        sections.setdefault(section, {})[key] = value
-    classes = {
-        "parallelism": "ParallelismConfig",
-        "training": "TrainingConfig",
-        "activation_checkpoint": "ActivationCheckpointConfig",
-        "loss": "ChunkedLossWrapper.Config",
-    }
+        if name != "checkpointing":
+            section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")
+            sections.setdefault(section, {})[key] = value
+    sections.setdefault("training", {})["disable_cuda_graphs"] = str(not job.cuda_graphs)
+    if "compile" in sections:
+        sections["compile"] = {"enable": "True", **sections["compile"]}
     body = []
     for section, values in sections.items():
-        body.append(f"        {section}={classes[section]}(")
+        body.append(f"        {section}={_CLASSES[section]}(")
         for key, value in values.items():
             boolean = value in ("True", "False")
             shown = value if boolean or not isinstance(value, str) else f'"{value}"'
             body.append(f"            {key}={shown},")
         body.append("        ),")
-    imports = "\n".join(f"    {classes[s]}," for s in sorted(sections) if s != "loss")
+    kept = _RECOMPUTED[s["checkpointing"]]
+    body.append(f"        activation_checkpoint={f'{kept}.Config()' if kept else None},")
+    imports = "".join(f"    {_CLASSES[name]},\n" for name in sorted(sections) if name != "loss")
     text = (
-        "from torchtitan.components.loss import ChunkedLossWrapper\n"
-        * ("loss" in sections)
-        + "from torchtitan.config import (\n"
-        f"{imports}\n)\nfrom torchtitan.trainer import Trainer\n\n\n"
+        "from torchtitan.components.loss import ChunkedLossWrapper\n" * ("loss" in sections)
+        + f"from torchtitan.config import (\n{imports})\n"
+        + f"from torchtitan.distributed.activation_checkpoint import {kept}\n" * bool(kept)
+        + "from torchtitan.trainer import Trainer\n\n\n"
         "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
         + "\n".join(body)
         + "\n    )"
@@ -300,3 +305,12 @@ def write(job: Job, chosen: Target) -> Written:
         f"{torchrun(job, '-m torchtitan.train')} --module meshwise_titan --config meshwise_config"
     )
     return command, {"meshwise_titan.py": text}
+
+
+_CLASSES = {
+    "parallelism": "ParallelismConfig",
+    "training": "TrainingConfig",
+    "compile": "CompileConfig",
+    "loss": "ChunkedLossWrapper.Config",
+}
+_RECOMPUTED = {"none": None, "selective": "SelectiveAC", "full": "FullAC"}

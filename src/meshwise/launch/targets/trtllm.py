@@ -235,11 +235,9 @@ def write(job: Job, chosen: Target) -> Written:
     if s["yaml"]:
         files["config.yaml"] = _yaml(s["yaml"])
         s["config"] = "config.yaml"
-    if (
-        job.tp * job.pp * (job.dp if s["yaml"].get("enable_attention_dp") else 1)
-        > job.gpus_per_node
-    ):
-        s["gpus_per_node"] = job.gpus_per_node
+    gpus = job.tp * job.pp * (job.dp if s["yaml"].get("enable_attention_dp") else 1)
+    if gpus > job.gpus_per_node:
+        s["gpus_per_node"] = gpus // -(-gpus // job.gpus_per_node)
     return flag_lines(f"trtllm-serve {shlex.quote(job.model)}", s, chosen), files
 
 

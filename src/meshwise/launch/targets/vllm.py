@@ -164,14 +164,14 @@ def write(job: Job, chosen: Target) -> Written:
     engine = job.tp * job.pp
     more: tuple[str, ...] = ()
     whole = engine * s.get("dp", 1)
-    if engine > job.gpus_per_node:
-        nodes = -(-engine // job.gpus_per_node)
-        more = (f"--nnodes {nodes} --node-rank $NODE_RANK --master-addr $MASTER_ADDR",)
-    elif whole > job.gpus_per_node:
-        local = job.gpus_per_node // engine
+    nodes = -(-whole // job.gpus_per_node)
+    if nodes > 1:
+        # of the whole server, of which the first node alone has the API; a rank to start at would
+        # make that node balance its own replicas only (EngineArgs.create_engine_config)
         more = (
-            f"--data-parallel-size-local {local} --data-parallel-start-rank $((NODE_RANK * {local}))",
-            "--data-parallel-address $MASTER_ADDR --data-parallel-rpc-port 13345",
+            f"--nnodes {nodes} --node-rank $NODE_RANK --master-addr $MASTER_ADDR",
             "$([ $NODE_RANK -gt 0 ] && echo --headless)",
         )
+        if engine <= job.gpus_per_node:
+            more = (f"--data-parallel-size-local {job.gpus_per_node // engine}", *more)
     return flag_lines(f"vllm serve {shlex.quote(job.model)}", s, chosen, more), {}

@@ -21,12 +21,17 @@ def engine_gpus(job: Job, servers: int) -> int:
     return job.gpus // servers
 
 
+def _nodes(gpus: int, job: Job) -> tuple[int, int]:
+    """Nodes of a command of so many GPUs, and GPUs of each."""
+    nodes = -(-gpus // job.gpus_per_node)
+    return nodes, gpus // nodes
+
+
 def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A batch script: one task per node, the launcher inside it; TensorRT-LLM over nodes is one MPI
     task per GPU."""
     gpus = engine_gpus(job, servers)
-    nodes = -(-gpus // job.gpus_per_node)
-    each = min(gpus, job.gpus_per_node)
+    nodes, each = _nodes(gpus, job)
     mpi = bool(chosen.mpi) and nodes > 1
     written = [f"cat > {name} <<'EOF'\n{text.rstrip()}\nEOF" for name, text in files.items()]
     body = [
@@ -51,8 +56,7 @@ def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers
 def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A LeaderWorkerSet: a group of pods per server, one per node."""
     gpus = engine_gpus(job, servers)
-    nodes = -(-gpus // job.gpus_per_node)
-    each = min(gpus, job.gpus_per_node)
+    nodes, each = _nodes(gpus, job)
     # the controller's variables in place of the launcher's
     inner = command.replace("$MASTER_ADDR", "$LWS_LEADER_ADDRESS")
     inner = inner.replace("$NODE_RANK", "$LWS_WORKER_INDEX")
@@ -107,8 +111,7 @@ def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: 
 def kuberay(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A RayService whose engine_kwargs are vLLM's flags as field names."""
     gpus = engine_gpus(job, servers)
-    each = min(gpus, job.gpus_per_node)
-    nodes = -(-gpus // job.gpus_per_node)
+    nodes, each = _nodes(gpus, job)
     kwargs: dict[str, Any] = {}
     for match in re.finditer(r"--([a-z][a-z-]+)(?:\s+(?!--)(\S+))?", command.replace("\\\n", " ")):
         name, value = match.group(1), match.group(2)
