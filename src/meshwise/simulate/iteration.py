@@ -13,7 +13,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.inference import engine_s, experts_launch_s, launches_s
-from meshwise.cost.pricing import total_times
+from meshwise.cost.pricing import KnownPrices, total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
@@ -56,6 +56,7 @@ class Engine:
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
     chunks: Chunks = field(default_factory=dict, init=False)
+    products: dict[tuple[object, ...], Array] = field(default_factory=dict)  # that are priced
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""
@@ -88,8 +89,13 @@ class Engine:
             self.known[key] = price_layouts(
                 *(self.model, self.cluster, work, self.stack, self.layouts, sequences[()]),
                 self._placed,
+                self._prices,
             )
         return self.known[key]
+
+    @cached_property
+    def _prices(self) -> KnownPrices:
+        return KnownPrices(self.products, {})
 
     @cached_property
     def _placed(self) -> dict[str, Group] | None:

@@ -147,7 +147,8 @@ class PriceTable:
         decodes = self._attention_s(sequences, context) if sequences else self._none
         times = []
         for k, heads in self._ends:
-            once, each = held[0].once[k], held[0].each[k]
+            first = held[0]
+            once, each = first.once[k], first.each[k]
             for p in held[1:]:
                 each += p.each[k]
                 once = once if once > p.once[k] else p.once[k]
@@ -155,8 +156,11 @@ class PriceTable:
             products = a + f * (two[k] - a) + heads * head
             times.append(products + (once + each) / groups + decodes[k])
         if shared is not None:
-            mean, own = self._experts_s(shared / groups), self._experts_s(tokens / groups)
-            times = [t + a - b for t, a, b in zip(times, mean, own, strict=True)]
+            g, h = _place(self._tokens, shared / groups)
+            for k, (a, b, c, d) in enumerate(
+                zip(*self._experts[g : g + 2], *self._experts[i : i + 2], strict=True)
+            ):
+                times[k] = times[k] + (a + h * (b - a)) - (c + f * (d - c))
         # the host's launches where they last longer, and what it does once an iteration
         whole, slowest = max(times[0], self._launches[0]), 0.0
         if self.pp > 1:
@@ -249,13 +253,6 @@ class PriceTable:
         ]
         found[0] = found[0] + (self.pp - 1) * self._transfer
         return [[float(v) for v in at] for at in zip(*found, strict=True)]
-
-    def _experts_s(self, tokens: float) -> list[float]:
-        """Of each part: products of the routed experts, of so many tokens of each replica."""
-        i, f = _place(self._tokens, tokens)
-        return [
-            a + f * (b - a) for a, b in zip(self._experts[i], self._experts[i + 1], strict=True)
-        ]
 
     @cached_property
     def _experts(self) -> list[list[float]]:

@@ -100,7 +100,7 @@ class Replica:
         if not busy or self.iteration % rules.poll == 0:
             seen = self.before if busy and rules.ahead else self.now
             self.waiting.extend(self.requests.arrived(seen))
-        ready = (self.waiting or self.partial) and not self._prompts_wait()
+        ready = (self.waiting or self.partial) and not (rules.wait and self._prompts_wait())
         chunks = self.chunks() if ready else None
         if chunks:
             self._with_prompts(chunks)
@@ -120,7 +120,7 @@ class Replica:
 
     # -- what an iteration is made of --------------------------------------------------------------
 
-    def _held(self) -> float:
+    def held(self) -> float:
         """Tokens of the cache in use beside the common prefix, which it holds once; the last block of a
         sequence is half full in the mean."""
         sequences = self.decoding + len(self.partial)
@@ -138,7 +138,7 @@ class Replica:
         own = self._prompt_of(request) - self.requests.cached[request]
         needs = own + (r.block - 1) / 2.0 + r.reserved * left
         next_one = (self.decoding + 1) * r.yields
-        return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
+        return self.held() + r.reserved * self.remaining + needs + next_one <= r.capacity
 
     def _prompts_wait(self) -> bool:
         """Whether prompts let the next iteration of decodes pass, so that more of them may share one."""
@@ -214,7 +214,8 @@ class Replica:
             self.decode_iterations += 1
             self.context += self.rate
             self.remaining -= self.rate
-            self._ended()
+            if self.running[0][0] <= self.decode_iterations:
+                self._ended()
         whole = False
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
@@ -223,7 +224,8 @@ class Replica:
                 whole = True
         if whole:
             self.partial = deque(q for q in self.partial if self.to_do[q])
-        self.see(self.iteration - r.ahead)
+        if self.unseen:
+            self.see(self.iteration - r.ahead)
 
     def _first_token(self, request: int) -> None:
         """A prompt is computed: its sequence decodes from the next iteration on."""
@@ -255,7 +257,7 @@ class Replica:
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        held = self._held()
+        held = self.held()
         if self.made_room(held):
             return
         most, gap = self.undisturbed(held), self.requests.next_arrival - self.now
@@ -263,11 +265,11 @@ class Replica:
             gap = NEVER  # it has arrived, and nobody looked yet
             most = 1 if self.rules.ahead else most
         n, step = self.decoding, self.rate / self.decoding
-        mean = self.context / n
+        mean, decode_s = self.context / n, self.price.decode_s
 
         def seconds(k: int) -> float:
             # time is affine in the context: k iterations take k times the middle one
-            return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
+            return k * decode_s(n, mean + (k - 1) / 2.0 * step)
 
         self.decoded(*until(seconds, most, gap))
 
@@ -276,14 +278,19 @@ class Replica:
         tokens in use."""
         r, most = self.rules, 1 << 40
         if self.decoding:
-            self._drop_stale()
-            most = self.running[0][0] - self.decode_iterations
-            room = (r.capacity - (self._held() if held is None else held)) / self.rate
+            end, request, turn = self.running[0]
+            if self.turn[request] != turn:
+                self._drop_stale()
+                end = self.running[0][0]
+            most = end - self.decode_iterations
+            room = (r.capacity - (self.held() if held is None else held)) / self.rate
             if room < most:
                 most = max(int(room), 1)
         if self.unseen and r.ahead:
-            most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
-        if self._prompts_wait():
+            seen = self.unseen[0][0] + 1 - self.iteration
+            if seen < most:
+                most = max(seen, 1)
+        if r.wait and self._prompts_wait():
             # their room does not change meanwhile where it was set aside for whole answers
             steady = r.reserved == 1.0 or r.capacity == math.inf
             most = min(most, r.wait - self.waited if steady else 1)
@@ -293,14 +300,17 @@ class Replica:
 
     def decoded(self, seconds: float, most: int) -> None:
         """So many iterations of decodes alone are over, in all ``seconds``."""
-        n, r = self.decoding, self.rules
-        self.waited += most * self._prompts_wait()
-        self.passed(most, seconds, n)
+        r, made = self.rules, self.rate * most
+        if r.wait:
+            self.waited += most * self._prompts_wait()
+        self.passed(most, seconds, self.decoding)
         self.decode_iterations += most
-        self.context += self.rate * most
-        self.remaining -= self.rate * most
-        self._ended()
-        self.see(self.iteration - r.ahead)
+        self.context += made
+        self.remaining -= made
+        if self.running[0][0] <= self.decode_iterations:
+            self._ended()
+        if self.unseen:
+            self.see(self.iteration - r.ahead)
 
     def passed(self, iterations: int, seconds: float, decoding: int) -> None:
         self.timeline.add(iterations, seconds, decoding)
@@ -356,7 +366,7 @@ class Replica:
         ``held``."""
         if self.decoding + len(self.partial) <= 1:
             return False
-        if (self._held() if held is None else held) + self.rate <= self.rules.capacity:
+        if (self.held() if held is None else held) + self.rate <= self.rules.capacity:
             return False
         self._stop_last()
         return True
