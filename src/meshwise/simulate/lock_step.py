@@ -182,23 +182,25 @@ class LockStep:
                 self._empty(rank, seconds, 1)
 
     def _decode(self, at_most: int | None = None) -> None:
-        held = [rank.held() for rank in self.ranks]
-        for rank, tokens in zip(self.ranks, held, strict=True):
-            if rank.decoding and rank.made_room(tokens):
+        ranks, capacity = self.ranks, self.rules.capacity
+        held = [rank.held() for rank in ranks]
+        for rank, tokens in zip(ranks, held, strict=True):
+            if tokens + rank.rate > capacity and rank.decoding and rank.made_room(tokens):
                 return
-        most = min(rank.undisturbed(n) for rank, n in zip(self.ranks, held, strict=True))
+        most = min([rank.undisturbed(n) for rank, n in zip(ranks, held, strict=True)])
         most = most if at_most is None else min(most, at_most)
         gap = self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
             most = 1 if self.rules.ahead else most
-        beside = [rank.decoding for rank in self.ranks]
+        beside = [rank.decoding for rank in ranks]
         # as long as the same replica holds the most tokens, time is affine in them
         fullest = self._fullest(0)
         while most > 1 and fullest is not self._fullest(most - 1):
             most //= 2
-        seconds, most = until(lambda k: self._decodes_s(beside, k), most, gap)
-        for rank in self.ranks:
+        whole = self._decodes_s(beside, most)
+        seconds, most = until(lambda k: self._decodes_s(beside, k), most, gap, whole)
+        for rank in ranks:
             if rank.decoding:
                 rank.decoded(seconds, most)
             else:

@@ -18,20 +18,24 @@ from meshwise.simulate.timeline import Timeline
 NEVER = math.inf
 
 
-def until(seconds: Callable[[int], float], most: int, gap: float) -> tuple[float, int]:
+def until(
+    seconds: Callable[[int], float], most: int, gap: float, whole: float
+) -> tuple[float, int]:
     """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
-    so many."""
-    whole = seconds(most)
+    so many, of all of them the ``whole``."""
     if whole < gap or most == 1:
         return whole, most
-    low, high = 1, most  # the least that reaches the arrival
+    low, high, reached = 1, most, whole  # the least that reaches the arrival
+    share = min(gap / whole, 1.0)
     while low < high:
-        middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
-        if seconds(middle) >= gap:
-            high = middle
+        middle = int(low + (high - low) * share)
+        middle = middle if middle < high else high - 1
+        some = seconds(middle)
+        if some >= gap:
+            high, reached = middle, some
         else:
             low = middle + 1
-    return seconds(low), low
+    return reached, low
 
 
 class Replica:
@@ -257,21 +261,21 @@ class Replica:
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        held = self.held()
-        if self.made_room(held):
+        held, n, rules = self.held(), self.decoding, self.rules
+        if held + self.rate > rules.capacity and self.made_room(held):
             return
         most, gap = self.undisturbed(held), self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
-            most = 1 if self.rules.ahead else most
-        n, step = self.decoding, self.rate / self.decoding
-        mean, decode_s = self.context / n, self.price.decode_s
-
-        def seconds(k: int) -> float:
-            # time is affine in the context: k iterations take k times the middle one
-            return k * decode_s(n, mean + (k - 1) / 2.0 * step)
-
-        self.decoded(*until(seconds, most, gap))
+            most = 1 if rules.ahead else most
+        step, mean, decode_s = self.rate / n, self.context / n, self.price.decode_s
+        # time is affine in the context: k iterations take k times the middle one
+        whole = most * decode_s(n, mean + (most - 1) / 2.0 * step)
+        if whole >= gap and most > 1:
+            whole, most = until(
+                lambda k: k * decode_s(n, mean + (k - 1) / 2.0 * step), most, gap, whole
+            )
+        self.decoded(whole, most)
 
     def undisturbed(self, held: float | None = None) -> int:
         """Iterations of decodes alone before something else happens to the replica, whose cache has ``held``
@@ -303,7 +307,10 @@ class Replica:
         r, made = self.rules, self.rate * most
         if r.wait:
             self.waited += most * self._prompts_wait()
-        self.passed(most, seconds, self.decoding)
+        self.timeline.add(most, seconds, self.decoding)
+        self.iteration += most
+        self.before = self.now + seconds * (most - 1) / most
+        self.now += seconds
         self.decode_iterations += most
         self.context += made
         self.remaining -= made
