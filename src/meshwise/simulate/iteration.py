@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,17 @@ from meshwise.workloads.workload import Decode, Formats, Prefill
 # (tokens of a prompt, tokens before them) → attention by kind of layer, as price tables have it: of one
 # model's layouts that differ in neither tp nor dcp it is the same
 Chunks = dict[tuple[int, int], list[Array]]
+
+
+def knots(low: int, high: int, parts: int = 4) -> list[int]:
+    """Whole numbers from the last at or below ``low`` to the first at or above ``high`` of those that cut
+    each power of two to the next into so many ``parts`` (a power of two itself)."""
+    found, step = [*range(1, parts)], 1
+    while not found or found[-1] < high:
+        found += [(parts + i) * step for i in range(parts)]
+        step *= 2
+    below = bisect_right(found, low) - 1
+    return found[below : bisect_left(found, high) + 1]
 
 
 class IterationPrice(Protocol):

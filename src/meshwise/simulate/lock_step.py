@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
-from meshwise.simulate.replica import NEVER, Replica, until
+from meshwise.simulate.replica import NEVER, Replica
 from meshwise.simulate.rules import Rules
-from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines
+from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines, until
 
 TIMED = 8  # replicas whose gaps between tokens are kept: the others' are like theirs
 _Chunks = list[tuple[int, int, int]]
@@ -98,9 +98,7 @@ class LockStep:
             return True
         self._held = 0
         if any(rank.waiting or rank.partial for rank in self.ranks):
-            chunks = [
-                rank.chunks() if rank.waiting or rank.partial else [] for rank in self.ranks
-            ]
+            chunks = [rank.chunks() if rank.waiting or rank.partial else [] for rank in self.ranks]
             if any(chunks):
                 self._with_prompts(chunks)
                 return True
@@ -164,18 +162,17 @@ class LockStep:
                 return
         tokens = sum(n for mine in chunks for _, n, _ in mine) + sum(beside) * rules.queries
         seconds = self._decodes_s(beside, 1) if any(beside) else 0.0
-        for rank, mine, n in zip(self.ranks, chunks, beside, strict=True):
+        empties = not any(rank.waiting for rank in self.ranks) and all(
+            rank.completes(mine) for rank, mine in zip(self.ranks, chunks, strict=True)
+        )
+        lags = [0.0] * len(self.ranks)
+        for i, (rank, mine, n) in enumerate(zip(self.ranks, chunks, beside, strict=True)):
             if mine:
-                own = self.price.prompts_s(
-                    n,
-                    rank.context / n if n else 0.0,
-                    [(part, before) for _, part, before in mine],
-                    tokens / len(self.ranks),
-                )
+                own, lags[i] = rank.prompts_s(mine, n, empties, tokens / len(self.ranks))
                 seconds = max(seconds, own)
-        for rank, mine, n in zip(self.ranks, chunks, beside, strict=True):
+        for rank, mine, n, lag in zip(self.ranks, chunks, beside, lags, strict=True):
             if mine:
-                rank.computed(mine, n, seconds)
+                rank.computed(mine, n, seconds, lag)
             elif n:
                 rank.decoded(seconds, 1)
             else:

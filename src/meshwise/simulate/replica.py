@@ -8,34 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
 
 from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.rules import Rules
-from meshwise.simulate.timeline import Timeline
+from meshwise.simulate.timeline import Timeline, until
 
 NEVER = math.inf
-
-
-def until(
-    seconds: Callable[[int], float], most: int, gap: float, whole: float
-) -> tuple[float, int]:
-    """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
-    so many, of all of them the ``whole``."""
-    if whole < gap or most == 1:
-        return whole, most
-    low, high, reached = 1, most, whole  # the least that reaches the arrival
-    share = min(gap / whole, 1.0)
-    while low < high:
-        middle = int(low + (high - low) * share)
-        middle = middle if middle < high else high - 1
-        some = seconds(middle)
-        if some >= gap:
-            high, reached = middle, some
-        else:
-            low = middle + 1
-    return reached, low
+_Chunk = tuple[int, int, int]  # request, tokens, tokens before them
 
 
 class Replica:
@@ -73,6 +53,7 @@ class Replica:
         self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
+        self.late: dict[int, float] = {}  # when a first token leaves a pipeline's last stage
         self.waited = 0  # iterations that prompts, which had room, have let pass
 
     def keep_book_of(self, other: Replica) -> None:
@@ -158,14 +139,14 @@ class Replica:
         """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
         return self.requests.prompt[request] + int(self.done[request])
 
-    def chunks(self) -> list[tuple[int, int, int]]:
+    def chunks(self) -> list[_Chunk]:
         """(request, tokens, tokens before them) of the prompts in the next iteration."""
         if not self.partial and not self.waiting:
             return []
         r = self.rules
         beside = self.decoding * r.queries if r.policy != "first" else 0
         left = r.budget - beside
-        found: list[tuple[int, int, int]] = []
+        found: list[_Chunk] = []
         for request in self.partial:
             if left <= 0 or len(found) >= r.together:
                 return found
@@ -199,18 +180,30 @@ class Replica:
 
     # -- iterations --------------------------------------------------------------------------------
 
-    def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
+    def _with_prompts(self, chunks: list[_Chunk]) -> None:
         self.waited = 0
         beside = self.decoding if self.rules.policy != "first" else 0
         if beside and self.made_room():
             return
-        mean = self.context / beside if beside else 0.0
-        parts = [(n, before) for _, n, before in chunks]
-        alone = len(chunks) == 1 and not self.decoding and not self.waiting
-        empties = alone and chunks[0][1] == self.to_do[chunks[0][0]]
-        self.computed(chunks, beside, self.price.prompts_s(beside, mean, parts, None, empties))
+        empties = not self.waiting and self.completes(chunks)
+        self.computed(chunks, beside, *self.prompts_s(chunks, beside, empties))
 
-    def computed(self, chunks: list[tuple[int, int, int]], beside: int, seconds: float) -> None:
+    def completes(self, chunks: list[_Chunk]) -> bool:
+        """Whether chunks are the last ones of all prompts in progress."""
+        return len(chunks) == len(self.partial) and all(n == self.to_do[q] for q, n, _ in chunks)
+
+    def prompts_s(
+        self, chunks: list[_Chunk], beside: int, empties: bool, shared: float | None = None
+    ) -> tuple[float, float]:
+        """(seconds of an iteration of chunks and ``beside`` decodes; how much later a prompt that is several of
+        a pipeline's groups leaves the last stage, where others follow it)."""
+        state = beside, self.context / beside if beside else 0.0, [c[1:] for c in chunks], shared
+        seconds = self.price.prompts_s(*state, empties)
+        if empties or all(n < self.to_do[q] or n <= self.rules.group for q, n, _ in chunks):
+            return seconds, 0.0
+        return seconds, self.price.prompts_s(*state, True) - seconds
+
+    def computed(self, chunks: list[_Chunk], beside: int, seconds: float, lag: float = 0.0) -> None:
         """An iteration of chunks, and of ``beside`` decodes, is over."""
         r = self.rules
         self.passed(1, seconds, beside)
@@ -224,6 +217,8 @@ class Replica:
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
             if self.to_do[request] == 0:
+                if lag and tokens > r.group:
+                    self.late[request] = self.now + lag
                 self._first_token(request)
                 whole = True
         if whole:
@@ -362,9 +357,9 @@ class Replica:
             if last:
                 if until == NEVER and self.rules.ahead:
                     self.requests.unfollowed(request, self.made[request])
-                self.requests.ended(request, self.now)
+                self.requests.ended(request, max(self.now, self.late.pop(request, 0.0)))
             else:
-                self.requests.began(request, self.now)
+                self.requests.began(request, max(self.now, self.late.get(request, 0.0)))
 
     # -- a full cache ------------------------------------------------------------------------------
 
