@@ -91,7 +91,7 @@ def largest(
     First among the powers of two, the same for all columns: what prices them sees few different numbers.
     Between two of them by the ITP method (Oliveira and Takahashi, ACM TOMS 47(1), 2020), which takes a few
     steps where the condition is nearly linear in the number, and at most one more than bisection. Of few
-    columns many numbers are looked at together.
+    columns, if all of them are to be known, many numbers are looked at together.
     """
     ends = Ends(low, high, over)
     index = np.flatnonzero(high > low)
@@ -103,7 +103,7 @@ def largest(
 
     while (index := left(ends.power() > 0)).size:
         every = ends.powers(index)
-        if every.size <= _AT_ONCE:
+        if worth is None and every.size <= _AT_ONCE:
             ends.look_at_several(index, every)
         else:
             ends.look(index, ends.power()[index])
@@ -115,7 +115,7 @@ def largest(
     taken = 0
     while (index := left(ends.high - ends.low > 1)).size:
         parts = min(_PARTS, _AT_ONCE // index.size)
-        if parts >= _LEAST_PARTS:
+        if worth is None and parts >= _LEAST_PARTS:
             ends.look_at_several(index, ends.sections(index, parts))
             continue
         ends.look(index, ends.between(index, width[index], 0.5 * np.exp2(steps[index] - taken)))
