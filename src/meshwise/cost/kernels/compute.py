@@ -386,4 +386,12 @@ def compute(
     seconds of products, of the same device and stack at the same clock."""
     clock = device.training_clock if training else 1.0
     narrow = device.training_clock_narrow if training else None
-    return Compute(device, stack, kernels(device), clock, narrow or clock, {} if known is None else known, decoding)
+    return Compute(
+        device,
+        stack,
+        kernels(device),
+        clock,
+        narrow or clock,
+        {} if known is None else known,
+        decoding,
+    )
