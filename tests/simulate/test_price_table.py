@@ -11,8 +11,8 @@ import meshwise as mw
 from meshwise import catalog
 from meshwise.errors import MeshwiseError
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.simulate.iteration import Engine, decode_s, mixed, prefill
-from meshwise.simulate.price_table import PriceTable, knots
+from meshwise.simulate.iteration import Engine, decode_s, knots, mixed, prefill
+from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import replaced

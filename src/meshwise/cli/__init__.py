@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -112,6 +113,9 @@ def cli() -> None:
 
 cli.params += [terminal.quiet_option(), terminal.color_option()]
 
+# Objects that are made before cycles among them are looked for: an answer makes many, and few cycles.
+_YOUNG = 100_000
+
 # What is asked first, by people who call `meshwise` alone
 FIRST_QUESTIONS = (
     ("How far does tensor parallelism scale here?", "scale llama-3.1-70b --on hgx-h100 --seq 4k"),
@@ -218,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script: what it cannot write is told in one line, or not at all (``| head``)."""
+    gc.set_threshold(_YOUNG, 50, 50)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (`>&-`)
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

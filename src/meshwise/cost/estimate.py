@@ -18,7 +18,7 @@ from meshwise.cost import hosting, inference, offload
 from meshwise.cost.kernels.seconds import position
 from meshwise.cost.overlap import TINY, exposed_concurrent_s
 from meshwise.cost.priced_step import PricedStep
-from meshwise.cost.pricing import ZERO, Times, sum_over_calls, total_times
+from meshwise.cost.pricing import ZERO, KnownPrices, Times, sum_over_calls, total_times
 from meshwise.cost.schedule import bubble_s
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group
@@ -384,8 +384,10 @@ def price_layouts(
     layout: Layouts,
     batch: Array | None = None,
     placed: dict[str, Group] | None = None,
+    known: KnownPrices | None = None,
 ) -> Estimate:
     """Price a step of ``workload`` for every layout (arrays broadcast); ``batch`` in place of the
     workload's own. ``placed``: the groups of columns (all degrees, and nothing else, along one last
-    axis), which are then priced once per kind of column."""
-    return Estimate(model, cluster, workload, stack, layout, batch, placed)
+    axis), which are then priced once per kind of column. ``known``: prices that other steps of inference, of
+    the same model, cluster, stack and layouts, have found."""
+    return Estimate(model, cluster, workload, stack, layout, batch, placed, known)

@@ -11,7 +11,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.kernels.compute import compute
 from meshwise.cost.memory.footprint import Footprint
 from meshwise.cost.overlap import CONTENTION
-from meshwise.cost.pricing import Columns, OpCost, OperationPricer
+from meshwise.cost.pricing import Columns, KnownPrices, OpCost, OperationPricer
 from meshwise.cost.schedule import paired_share
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups, kv_group
@@ -39,6 +39,7 @@ class PricedStep(Footprint):
         layout: Layouts,
         batch: Array | None = None,
         placed: dict[str, Group] | None = None,
+        known: KnownPrices | None = None,
     ) -> None:
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
@@ -51,7 +52,7 @@ class PricedStep(Footprint):
             stack.can.no_int8_products,
             stack.title or stack.name,
         )
-        self._placed = placed
+        self._placed, self._known = placed, known or KnownPrices({}, {})
 
     @cached_property
     def pricer(self) -> OperationPricer:
@@ -62,11 +63,13 @@ class PricedStep(Footprint):
                 self.stack,
                 training=self.program.ctx.training,
                 decoding=self.program.ctx.phase == "decode",
+                known=self._known.products,
             ),
             self.cluster,
             self.stack,
             (placed or groups(layout, self.cluster)) | self._kv_groups(),
             Columns(layout) if placed and np.size(layout.tp) > FEW else None,
+            self._known.collectives,
         )
 
     @cached_property

@@ -101,10 +101,19 @@ class OpCost(NamedTuple):
     source: Source
 
 
+class KnownPrices(NamedTuple):
+    """Seconds of operations that several steps of one model, device and stack have in common: products by
+    their shapes, of any layouts; collectives by their payloads, of the same layouts."""
+
+    products: dict[tuple[object, ...], Array]
+    collectives: dict[tuple[object, ...], tuple[Array, Priced, Source]]
+
+
 class OperationPricer:
     """Prices operations on a cluster under a stack for given groups.
 
-    ``columns``: where the layouts' last axis is long, which of its columns are alike.
+    ``columns``: where the layouts' last axis is long, which of its columns are alike. ``collectives``: those
+    whose price is known.
     """
 
     def __init__(
@@ -114,10 +123,11 @@ class OperationPricer:
         stack: Stack,
         groups: dict[str, Group],
         columns: Columns | None = None,
+        collectives: dict[tuple[object, ...], tuple[Array, Priced, Source]] | None = None,
     ) -> None:
         self.compute, self.cluster, self.stack, self.groups = compute, cluster, stack, groups
         self.columns = columns
-        self._known: dict[tuple[object, ...], tuple[Array, Priced, Source]] = {}
+        self._known = {} if collectives is None else collectives
 
     def _seconds(self, op: Op, apart: bool) -> Array:
         """Seconds of an operation that computes; a product's or kernel's of columns that have the

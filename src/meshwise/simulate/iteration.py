@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.inference import engine_s, experts_launch_s, launches_s
-from meshwise.cost.pricing import total_times
+from meshwise.cost.pricing import KnownPrices, total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
@@ -25,6 +26,17 @@ from meshwise.workloads.workload import Decode, Formats, Prefill
 # (tokens of a prompt, tokens before them) → attention by kind of layer, as price tables have it: of one
 # model's layouts that differ in neither tp nor dcp it is the same
 Chunks = dict[tuple[int, int], list[Array]]
+
+
+def knots(low: int, high: int, parts: int = 4) -> list[int]:
+    """Whole numbers from the last at or below ``low`` to the first at or above ``high`` of those that cut
+    each power of two to the next into so many ``parts`` (a power of two itself)."""
+    found, step = [*range(1, parts)], 1
+    while not found or found[-1] < high:
+        found += [(parts + i) * step for i in range(parts)]
+        step *= 2
+    below = bisect_right(found, low) - 1
+    return found[below : bisect_left(found, high) + 1]
 
 
 class IterationPrice(Protocol):
@@ -56,6 +68,7 @@ class Engine:
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
     chunks: Chunks = field(default_factory=dict, init=False)
+    products: dict[tuple[object, ...], Array] = field(default_factory=dict)  # that are priced
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""
@@ -88,8 +101,13 @@ class Engine:
             self.known[key] = price_layouts(
                 *(self.model, self.cluster, work, self.stack, self.layouts, sequences[()]),
                 self._placed,
+                self._prices,
             )
         return self.known[key]
+
+    @cached_property
+    def _prices(self) -> KnownPrices:
+        return KnownPrices(self.products, {})
 
     @cached_property
     def _placed(self) -> dict[str, Group] | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
-from meshwise.simulate.replica import NEVER, Replica, until
+from meshwise.simulate.replica import NEVER, Replica
 from meshwise.simulate.rules import Rules
-from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines
+from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines, until
 
 TIMED = 8  # replicas whose gaps between tokens are kept: the others' are like theirs
 _Chunks = list[tuple[int, int, int]]
@@ -81,22 +81,28 @@ class LockStep:
     def step(self) -> bool:
         """To the next event; false where nothing is left and nothing is known to come."""
         first = self.ranks[0]
-        busy = any(rank.decoding or rank.partial for rank in self.ranks)
+        decoding = busy = False
+        for rank in self.ranks:
+            if rank.decoding:
+                decoding = busy = True
+                break
+            busy = busy or bool(rank.partial)
         if first.iteration % self.rules.poll == 0 or not busy:
             seen = first.before if busy and self.rules.ahead else first.now
             for request in self.requests.arrived(seen):
                 self._given(request).waiting.append(request)
-        decoding = any(rank.decoding for rank in self.ranks)
-        if decoding and self._holds_back():
+        if decoding and self.rules.gather and self._holds_back():
             before = first.iteration
             self._decode(self.rules.gather - self._held)
             self._held += first.iteration - before
             return True
         self._held = 0
-        chunks = [rank.chunks() for rank in self.ranks]
-        if any(chunks):
-            self._with_prompts(chunks)
-        elif decoding:
+        if any(rank.waiting or rank.partial for rank in self.ranks):
+            chunks = [rank.chunks() if rank.waiting or rank.partial else [] for rank in self.ranks]
+            if any(chunks):
+                self._with_prompts(chunks)
+                return True
+        if decoding:
             self._decode()
         else:
             return self._idle()
@@ -131,7 +137,8 @@ class LockStep:
             self._next += 1
             return self.ranks[(self._next - 1) % len(self.ranks)]
         if self.rules.balance == "least_requests":
-            return min(self.ranks, key=lambda r: 4 * len(r.waiting) + r.decoding + len(r.partial))
+            loads = [4 * len(r.waiting) + r.decoding + len(r.partial) for r in self.ranks]
+            return self.ranks[loads.index(min(loads))]
         # the fewest tokens, of those that have no more requests than their share
         counts = [len(r.waiting) + r.decoding + len(r.partial) for r in self.ranks]
         share = max(-(-(sum(counts) + 1) // len(counts)), max(counts))
@@ -155,39 +162,42 @@ class LockStep:
                 return
         tokens = sum(n for mine in chunks for _, n, _ in mine) + sum(beside) * rules.queries
         seconds = self._decodes_s(beside, 1) if any(beside) else 0.0
-        for rank, mine, n in zip(self.ranks, chunks, beside, strict=True):
+        empties = not any(rank.waiting for rank in self.ranks) and all(
+            rank.completes(mine) for rank, mine in zip(self.ranks, chunks, strict=True)
+        )
+        lags = [0.0] * len(self.ranks)
+        for i, (rank, mine, n) in enumerate(zip(self.ranks, chunks, beside, strict=True)):
             if mine:
-                own = self.price.prompts_s(
-                    n,
-                    rank.context / n if n else 0.0,
-                    [(part, before) for _, part, before in mine],
-                    tokens / len(self.ranks),
-                )
+                own, lags[i] = rank.prompts_s(mine, n, empties, tokens / len(self.ranks))
                 seconds = max(seconds, own)
-        for rank, mine, n in zip(self.ranks, chunks, beside, strict=True):
+        for rank, mine, n, lag in zip(self.ranks, chunks, beside, lags, strict=True):
             if mine:
-                rank.computed(mine, n, seconds)
+                rank.computed(mine, n, seconds, lag)
             elif n:
                 rank.decoded(seconds, 1)
             else:
                 self._empty(rank, seconds, 1)
 
     def _decode(self, at_most: int | None = None) -> None:
-        for rank in self.ranks:
-            if rank.decoding and rank.made_room():
+        ranks, capacity = self.ranks, self.rules.capacity
+        held = [rank.held() for rank in ranks]
+        for rank, tokens in zip(ranks, held, strict=True):
+            if tokens + rank.rate > capacity and rank.decoding and rank.made_room(tokens):
                 return
-        most = min(rank.undisturbed() for rank in self.ranks)
+        most = min([rank.undisturbed(n) for rank, n in zip(ranks, held, strict=True)])
         most = most if at_most is None else min(most, at_most)
         gap = self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
             most = 1 if self.rules.ahead else most
-        beside = [rank.decoding for rank in self.ranks]
+        beside = [rank.decoding for rank in ranks]
         # as long as the same replica holds the most tokens, time is affine in them
-        while most > 1 and self._fullest(0) is not self._fullest(most - 1):
+        fullest = self._fullest(0)
+        while most > 1 and fullest is not self._fullest(most - 1):
             most //= 2
-        seconds, most = until(lambda k: self._decodes_s(beside, k), most, gap)
-        for rank in self.ranks:
+        whole = self._decodes_s(beside, most)
+        seconds, most = until(lambda k: self._decodes_s(beside, k), most, gap, whole)
+        for rank in ranks:
             if rank.decoding:
                 rank.decoded(seconds, most)
             else:
@@ -196,19 +206,18 @@ class LockStep:
     def _decodes_s(self, beside: list[int], iterations: int) -> float:
         """Iterations of decodes, of so many of each replica: padded to the most, the attention of whoever
         holds the most tokens."""
-        held = (
-            rank.context + (iterations - 1) / 2.0 * rank.rate
-            for rank, n in zip(self.ranks, beside, strict=True)
-            if n
-        )
+        later, ranks = (iterations - 1) / 2.0, self.ranks
+        held = [r.context + later * r.rate for r, n in zip(ranks, beside, strict=True) if n]
         most = max(beside)
         return iterations * self.price.decode_s(most, max(held) / most)
 
     def _fullest(self, later: int) -> Replica:
         """The replica whose sequences hold the most tokens, so many iterations later."""
-        return max(self.ranks, key=lambda rank: rank.context + later * rank.rate)
+        held = [rank.context + later * rank.rate for rank in self.ranks]
+        return self.ranks[held.index(max(held))]
 
     def _empty(self, rank: Replica, seconds: float, iterations: int) -> None:
         """A replica has nothing to do and passes through the experts with the others."""
         rank.passed(iterations, seconds, 0)
-        rank.see(rank.iteration - self.rules.ahead)
+        if rank.unseen:
+            rank.see(rank.iteration - self.rules.ahead)

@@ -82,16 +82,16 @@ class Sender(Replica):
         super()._leave(request)
         self._sending.append(request)
 
-    def _held(self) -> float:
+    def held(self) -> float:
         moved, r = self.station.moved, self.requests
         self._sending = [q for q in self._sending if moved[q] > self.now]
         own = sum(r.prompt[q] - r.cached[q] for q in self._sending)
-        return super()._held() + own + len(self._sending) * (self.rules.block - 1) / 2.0
+        return super().held() + own + len(self._sending) * (self.rules.block - 1) / 2.0
 
     def _room_for(self, request: int) -> bool:
         if not super()._room_for(request):
             return False
-        held = self._held()
+        held = self.held()
         if not self._sending:
             return True
         own = self._prompt_of(request) - self.requests.cached[request]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -19,29 +19,18 @@ from meshwise.simulate.iteration import (
     decode_s,
     draft_s,
     expert_kinds_s,
+    knots,
     sequence_kinds_s,
     token_kinds_s,
 )
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_SEQ
 
-_Line = tuple[
-    float, float, float, float
-]  # a knot, how far the next is; seconds there, and more at the next
+# a knot, how far the next is; seconds there, and more at the next
+_Line = tuple[float, float, float, float]
 Chunk = tuple[int, int]  # tokens of a prompt that are computed, and tokens before them
 _SEVERAL = 8  # prompts, by which what an iteration has once is told from what each has
 _KEPT = 1 << 16  # chunks whose attention is remembered
-
-
-def knots(low: int, high: int, parts: int = 4) -> list[int]:
-    """Whole numbers from the last at or below ``low`` to the first at or above ``high`` of those that cut
-    each power of two to the next into so many ``parts`` (a power of two itself)."""
-    found, step = [*range(1, parts)], 1
-    while not found or found[-1] < high:
-        found += [(parts + i) * step for i in range(parts)]
-        step *= 2
-    below = bisect_right(found, low) - 1
-    return found[below : bisect_left(found, high) + 1]
 
 
 def _place(xs: Sequence[int], x: float) -> tuple[int, float]:
@@ -77,7 +66,7 @@ class PriceTable:
     keys. What is not asked for is not priced: a knot takes some milliseconds when it is first asked for.
 
     A pipeline of pp stages has up to pp groups of sequences in flight: an iteration here is one of each of
-    them.
+    them, and lasts as long as the group with the most tokens takes through all stages.
 
     :param engine: on one layout.
     :param w: lengths of requests, and drafts.
@@ -129,8 +118,8 @@ class PriceTable:
     ) -> float:
         """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
         beside them. ``shared``: tokens of a replica in the mean of those that share their experts, whose
-        products are of them all; None: as many as this one's. ``empties``: the pipeline has nothing after
-        them, so that its stages end one after the other."""
+        products are of them all; None: as many as this one's. ``empties``: the pipeline has no more prompts
+        after them, whose last chunk ends as many stages later as chunks went before it."""
         rows = sequences * self.queries + len(chunks)
         tokens, groups = sequences * self.queries, 1
         for n, _ in chunks:
@@ -138,33 +127,24 @@ class PriceTable:
         if self.pp > 1:
             full = -(-tokens * self.pp // self._most_tokens)
             groups = min(self.pp, max(sequences + len(chunks), full))
-        # layers' products, passes and collectives, by tokens; the head, by rows
-        i, f = _place(self._tokens, tokens / groups)
-        one, two = self._layers[i], self._layers[i + 1]
         head = self._by_sequences(self._heads, rows / self.queries)
-        # attention of each prompt's chunk, and of the decodes
         held = [self._prompts.get(chunk) or self._prompt(chunk) for chunk in chunks]
         decodes = self._attention_s(sequences, context) if sequences else self._none
-        times = []
-        for k, heads in self._ends:
-            once, each = held[0].once[k], held[0].each[k]
-            for p in held[1:]:
-                each += p.each[k]
-                once = once if once > p.once[k] else p.once[k]
-            a = one[k]
-            products = a + f * (two[k] - a) + heads * head
-            times.append(products + (once + each) / groups + decodes[k])
-        if shared is not None:
-            mean, own = self._experts_s(shared / groups), self._experts_s(tokens / groups)
-            times = [t + a - b for t, a, b in zip(times, mean, own, strict=True)]
+        both = None if shared is None else shared / groups
+        times = self._passes_s(tokens / groups, head, held, groups, decodes, both)
         # the host's launches where they last longer, and what it does once an iteration
-        whole, slowest = max(times[0], self._launches[0]), 0.0
+        whole = max(times[0], self._launches[0])
         if self.pp > 1:
-            slowest = max(max(times[1:]) + self._transfer, self._launches[1])
-            if empties:  # the last group leaves all stages
-                whole += (groups - 1) * slowest
-            else:
-                whole = max(whole, groups * slowest)
+            # no group overtakes the one with the most tokens, that of the longest chunk, on its way
+            cuts = [-(-n * self.pp // self._most_tokens) for n, _ in chunks]
+            size, k = max((chunks[k][0] / cut, k) for k, cut in enumerate(cuts))
+            most = max(size + sequences * self.queries / groups, tokens / groups)
+            both = None if shared is None else shared * most / tokens
+            fullest = self._passes_s(most, head, held[k : k + 1], cuts[k], decodes, both)
+            stage = self._launches[1]
+            slowest, longest = (max(max(t[1:]) + self._transfer, stage) for t in (times, fullest))
+            whole = max(whole, fullest[0]) + (max(cuts) - 1) * longest * empties
+            whole = max(whole, groups * slowest)
         fixed, each, row = self._outside
         seconds = whole + fixed + each * (sequences + len(chunks)) + row * rows
         if not sequences:
@@ -172,6 +152,36 @@ class PriceTable:
         if self.w.draft_tokens:
             seconds += self._by_sequences(self._drafts, sequences)
         return max(seconds, self.decode_s(sequences, context))
+
+    def _passes_s(
+        self,
+        tokens: float,
+        head: float,
+        held: Sequence[_Prompt],
+        groups: int,
+        decodes: Sequence[float],
+        shared: float | None,
+    ) -> list[float]:
+        """Of each part a group of so many ``tokens``, with its share of the chunks' attention: layers'
+        products, passes and collectives go by tokens, the head by rows, attention by chunks and decodes."""
+        i, f = _place(self._tokens, tokens)
+        one, two = self._layers[i], self._layers[i + 1]
+        times = []
+        for k, heads in self._ends:
+            first = held[0]
+            once, each = first.once[k], first.each[k]
+            for p in held[1:]:
+                each += p.each[k]
+                once = once if once > p.once[k] else p.once[k]
+            a = one[k]
+            products = a + f * (two[k] - a) + heads * head
+            times.append(products + (once + each) / groups + decodes[k])
+        if shared is not None:
+            g, h = _place(self._tokens, shared)
+            every = zip(*self._experts[g : g + 2], *self._experts[i : i + 2], strict=True)
+            for k, (a, b, c, d) in enumerate(every):
+                times[k] = times[k] + (a + h * (b - a)) - (c + f * (d - c))
+        return times
 
     # -- what is priced ----------------------------------------------------------------------------
 
@@ -249,13 +259,6 @@ class PriceTable:
         ]
         found[0] = found[0] + (self.pp - 1) * self._transfer
         return [[float(v) for v in at] for at in zip(*found, strict=True)]
-
-    def _experts_s(self, tokens: float) -> list[float]:
-        """Of each part: products of the routed experts, of so many tokens of each replica."""
-        i, f = _place(self._tokens, tokens)
-        return [
-            a + f * (b - a) for a, b in zip(self._experts[i], self._experts[i + 1], strict=True)
-        ]
 
     @cached_property
     def _experts(self) -> list[list[float]]:

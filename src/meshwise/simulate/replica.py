@@ -8,30 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
 
 from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.rules import Rules
-from meshwise.simulate.timeline import Timeline
+from meshwise.simulate.timeline import Timeline, until
 
 NEVER = math.inf
-
-
-def until(seconds: Callable[[int], float], most: int, gap: float) -> tuple[float, int]:
-    """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
-    so many."""
-    whole = seconds(most)
-    if whole < gap or most == 1:
-        return whole, most
-    low, high = 1, most  # the least that reaches the arrival
-    while low < high:
-        middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
-        if seconds(middle) >= gap:
-            high = middle
-        else:
-            low = middle + 1
-    return seconds(low), low
+_Chunk = tuple[int, int, int]  # request, tokens, tokens before them
 
 
 class Replica:
@@ -69,6 +53,7 @@ class Replica:
         self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
+        self.late: dict[int, float] = {}  # when a first token leaves a pipeline's last stage
         self.waited = 0  # iterations that prompts, which had room, have let pass
 
     def keep_book_of(self, other: Replica) -> None:
@@ -100,7 +85,7 @@ class Replica:
         if not busy or self.iteration % rules.poll == 0:
             seen = self.before if busy and rules.ahead else self.now
             self.waiting.extend(self.requests.arrived(seen))
-        ready = (self.waiting or self.partial) and not self._prompts_wait()
+        ready = (self.waiting or self.partial) and not (rules.wait and self._prompts_wait())
         chunks = self.chunks() if ready else None
         if chunks:
             self._with_prompts(chunks)
@@ -120,7 +105,7 @@ class Replica:
 
     # -- what an iteration is made of --------------------------------------------------------------
 
-    def _held(self) -> float:
+    def held(self) -> float:
         """Tokens of the cache in use beside the common prefix, which it holds once; the last block of a
         sequence is half full in the mean."""
         sequences = self.decoding + len(self.partial)
@@ -138,7 +123,7 @@ class Replica:
         own = self._prompt_of(request) - self.requests.cached[request]
         needs = own + (r.block - 1) / 2.0 + r.reserved * left
         next_one = (self.decoding + 1) * r.yields
-        return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
+        return self.held() + r.reserved * self.remaining + needs + next_one <= r.capacity
 
     def _prompts_wait(self) -> bool:
         """Whether prompts let the next iteration of decodes pass, so that more of them may share one."""
@@ -154,14 +139,14 @@ class Replica:
         """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
         return self.requests.prompt[request] + int(self.done[request])
 
-    def chunks(self) -> list[tuple[int, int, int]]:
+    def chunks(self) -> list[_Chunk]:
         """(request, tokens, tokens before them) of the prompts in the next iteration."""
         if not self.partial and not self.waiting:
             return []
         r = self.rules
         beside = self.decoding * r.queries if r.policy != "first" else 0
         left = r.budget - beside
-        found: list[tuple[int, int, int]] = []
+        found: list[_Chunk] = []
         for request in self.partial:
             if left <= 0 or len(found) >= r.together:
                 return found
@@ -195,18 +180,30 @@ class Replica:
 
     # -- iterations --------------------------------------------------------------------------------
 
-    def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
+    def _with_prompts(self, chunks: list[_Chunk]) -> None:
         self.waited = 0
         beside = self.decoding if self.rules.policy != "first" else 0
         if beside and self.made_room():
             return
-        mean = self.context / beside if beside else 0.0
-        parts = [(n, before) for _, n, before in chunks]
-        alone = len(chunks) == 1 and not self.decoding and not self.waiting
-        empties = alone and chunks[0][1] == self.to_do[chunks[0][0]]
-        self.computed(chunks, beside, self.price.prompts_s(beside, mean, parts, None, empties))
+        empties = not self.waiting and self.completes(chunks)
+        self.computed(chunks, beside, *self.prompts_s(chunks, beside, empties))
 
-    def computed(self, chunks: list[tuple[int, int, int]], beside: int, seconds: float) -> None:
+    def completes(self, chunks: list[_Chunk]) -> bool:
+        """Whether chunks are the last ones of all prompts in progress."""
+        return len(chunks) == len(self.partial) and all(n == self.to_do[q] for q, n, _ in chunks)
+
+    def prompts_s(
+        self, chunks: list[_Chunk], beside: int, empties: bool, shared: float | None = None
+    ) -> tuple[float, float]:
+        """(seconds of an iteration of chunks and ``beside`` decodes; how much later a prompt that is several of
+        a pipeline's groups leaves the last stage, where others follow it)."""
+        state = beside, self.context / beside if beside else 0.0, [c[1:] for c in chunks], shared
+        seconds = self.price.prompts_s(*state, empties)
+        if empties or all(n < self.to_do[q] or n <= self.rules.group for q, n, _ in chunks):
+            return seconds, 0.0
+        return seconds, self.price.prompts_s(*state, True) - seconds
+
+    def computed(self, chunks: list[_Chunk], beside: int, seconds: float, lag: float = 0.0) -> None:
         """An iteration of chunks, and of ``beside`` decodes, is over."""
         r = self.rules
         self.passed(1, seconds, beside)
@@ -214,16 +211,20 @@ class Replica:
             self.decode_iterations += 1
             self.context += self.rate
             self.remaining -= self.rate
-            self._ended()
+            if self.running[0][0] <= self.decode_iterations:
+                self._ended()
         whole = False
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
             if self.to_do[request] == 0:
+                if lag and tokens > r.group:
+                    self.late[request] = self.now + lag
                 self._first_token(request)
                 whole = True
         if whole:
             self.partial = deque(q for q in self.partial if self.to_do[q])
-        self.see(self.iteration - r.ahead)
+        if self.unseen:
+            self.see(self.iteration - r.ahead)
 
     def _first_token(self, request: int) -> None:
         """A prompt is computed: its sequence decodes from the next iteration on."""
@@ -255,35 +256,40 @@ class Replica:
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        held = self._held()
-        if self.made_room(held):
+        held, n, rules = self.held(), self.decoding, self.rules
+        if held + self.rate > rules.capacity and self.made_room(held):
             return
         most, gap = self.undisturbed(held), self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
-            most = 1 if self.rules.ahead else most
-        n, step = self.decoding, self.rate / self.decoding
-        mean = self.context / n
-
-        def seconds(k: int) -> float:
-            # time is affine in the context: k iterations take k times the middle one
-            return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
-
-        self.decoded(*until(seconds, most, gap))
+            most = 1 if rules.ahead else most
+        step, mean, decode_s = self.rate / n, self.context / n, self.price.decode_s
+        # time is affine in the context: k iterations take k times the middle one
+        whole = most * decode_s(n, mean + (most - 1) / 2.0 * step)
+        if whole >= gap and most > 1:
+            whole, most = until(
+                lambda k: k * decode_s(n, mean + (k - 1) / 2.0 * step), most, gap, whole
+            )
+        self.decoded(whole, most)
 
     def undisturbed(self, held: float | None = None) -> int:
         """Iterations of decodes alone before something else happens to the replica, whose cache has ``held``
         tokens in use."""
         r, most = self.rules, 1 << 40
         if self.decoding:
-            self._drop_stale()
-            most = self.running[0][0] - self.decode_iterations
-            room = (r.capacity - (self._held() if held is None else held)) / self.rate
+            end, request, turn = self.running[0]
+            if self.turn[request] != turn:
+                self._drop_stale()
+                end = self.running[0][0]
+            most = end - self.decode_iterations
+            room = (r.capacity - (self.held() if held is None else held)) / self.rate
             if room < most:
                 most = max(int(room), 1)
         if self.unseen and r.ahead:
-            most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
-        if self._prompts_wait():
+            seen = self.unseen[0][0] + 1 - self.iteration
+            if seen < most:
+                most = max(seen, 1)
+        if r.wait and self._prompts_wait():
             # their room does not change meanwhile where it was set aside for whole answers
             steady = r.reserved == 1.0 or r.capacity == math.inf
             most = min(most, r.wait - self.waited if steady else 1)
@@ -293,14 +299,20 @@ class Replica:
 
     def decoded(self, seconds: float, most: int) -> None:
         """So many iterations of decodes alone are over, in all ``seconds``."""
-        n, r = self.decoding, self.rules
-        self.waited += most * self._prompts_wait()
-        self.passed(most, seconds, n)
+        r, made = self.rules, self.rate * most
+        if r.wait:
+            self.waited += most * self._prompts_wait()
+        self.timeline.add(most, seconds, self.decoding)
+        self.iteration += most
+        self.before = self.now + seconds * (most - 1) / most
+        self.now += seconds
         self.decode_iterations += most
-        self.context += self.rate * most
-        self.remaining -= self.rate * most
-        self._ended()
-        self.see(self.iteration - r.ahead)
+        self.context += made
+        self.remaining -= made
+        if self.running[0][0] <= self.decode_iterations:
+            self._ended()
+        if self.unseen:
+            self.see(self.iteration - r.ahead)
 
     def passed(self, iterations: int, seconds: float, decoding: int) -> None:
         self.timeline.add(iterations, seconds, decoding)
@@ -345,9 +357,9 @@ class Replica:
             if last:
                 if until == NEVER and self.rules.ahead:
                     self.requests.unfollowed(request, self.made[request])
-                self.requests.ended(request, self.now)
+                self.requests.ended(request, max(self.now, self.late.pop(request, 0.0)))
             else:
-                self.requests.began(request, self.now)
+                self.requests.began(request, max(self.now, self.late.get(request, 0.0)))
 
     # -- a full cache ------------------------------------------------------------------------------
 
@@ -356,7 +368,7 @@ class Replica:
         ``held``."""
         if self.decoding + len(self.partial) <= 1:
             return False
-        if (self._held() if held is None else held) + self.rate <= self.rules.capacity:
+        if (self.held() if held is None else held) + self.rate <= self.rules.capacity:
             return False
         self._stop_last()
         return True

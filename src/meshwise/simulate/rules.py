@@ -32,6 +32,7 @@ class Rules(NamedTuple):
     balance: str = "round_robin"  # who gets a request, of replicas that share their experts
     gather: int = 0  # iterations that prompts wait for until each of those replicas has one
     wait: int = 0  # iterations of decodes that prompts let pass
+    group: float = np.inf  # tokens of one of a pipeline's groups: a longer chunk is several of them
     enough: float = np.inf  # tokens of an iteration, of prompts and decodes, for which they do not
 
 
@@ -132,4 +133,5 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         yields=w.tokens_per_iteration,
         balance=scheduler.dp_balance,
         gather=scheduler.dp_gather_iterations,
+        group=budget if pp > 1 else np.inf,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -73,3 +74,23 @@ class Timelines(Timeline):
         found = [one.gaps(since, until) for one in self.several]
         values, counts = zip(*found, strict=True)
         return np.concatenate(values), np.concatenate(counts)
+
+
+def until(
+    seconds: Callable[[int], float], most: int, gap: float, whole: float
+) -> tuple[float, int]:
+    """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
+    so many, of all of them the ``whole``."""
+    if whole < gap or most == 1:
+        return whole, most
+    low, high, reached = 1, most, whole  # the least that reaches the arrival
+    share = min(gap / whole, 1.0)
+    while low < high:
+        middle = int(low + (high - low) * share)
+        middle = middle if middle < high else high - 1
+        some = seconds(middle)
+        if some >= gap:
+            high, reached = middle, some
+        else:
+            low = middle + 1
+    return reached, low

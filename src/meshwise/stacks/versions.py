@@ -57,7 +57,8 @@ def _names(in_tables: bool) -> dict[str, str]:
     tables = {
         name: stack
         for stack in catalog.names("stacks")
-        for name in catalog.load("stacks", stack, "stack")[1].get("named_in_tables", ())
+        # one of the keys before all tables: no need to read those of 30 files
+        for name in catalog.section("stacks", stack, "", "stack").get("named_in_tables", ())
     }
     own = dict(catalog.aliases("stacks"))
     both = {**own, **tables} if in_tables else {**tables, **own}
@@ -136,6 +137,8 @@ def _bounds(table: Mapping[str, Any]) -> list[str]:
 def version_remark(name: str, title: str) -> str | None:
     """What is to be known of a stack whose name states a version: that it is later than the newest whose
     rules are known, or that none is told from another. None for other names."""
+    if name in catalog.names("stacks"):
+        return None  # a whole name, which states no version
     try:
         release = named(name, "stack")
     except InputError:  # a file's name that looks like one

@@ -375,9 +375,23 @@ class Compute(NamedTuple):
 
 
 def compute(
-    device: Device, stack: Stack, *, training: bool = False, decoding: bool = False
+    device: Device,
+    stack: Stack,
+    *,
+    training: bool = False,
+    decoding: bool = False,
+    known: dict[tuple[object, ...], Array] | None = None,
 ) -> Compute:
-    """``training`` keeps products running back to back, at the clock that the power limit allows."""
+    """``training`` keeps products running back to back, at the clock that the power limit allows. ``known``:
+    seconds of products, of the same device and stack at the same clock."""
     clock = device.training_clock if training else 1.0
     narrow = device.training_clock_narrow if training else None
-    return Compute(device, stack, kernels(device), clock, narrow or clock, {}, decoding)
+    return Compute(
+        device,
+        stack,
+        kernels(device),
+        clock,
+        narrow or clock,
+        {} if known is None else known,
+        decoding,
+    )

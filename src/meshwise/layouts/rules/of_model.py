@@ -13,6 +13,35 @@ from meshwise.layouts.rules.case import Case, cuts_evenly, expert_count, key_cop
 from meshwise.layouts.rules.rule import Refusal, Rule, degree_refusal, divisors
 from meshwise.layouts.stages import parts_sharers, source_layers
 from meshwise.models.layers.recurrent import Recurrent
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import Stack
+
+
+class _Refused:
+    """Codes that refuse degrees of a model under a stack: a search asks for the same ones of every number of
+    GPUs and for every code."""
+
+    def __init__(self, model: Model, stack: Stack) -> None:
+        self.model, self.stack = model, stack
+        self._known: dict[tuple[int, int], frozenset[str]] = {}
+
+    def codes(self, tp: int, etp: int) -> frozenset[str]:
+        found = self._known.get((tp, etp))
+        if found is None:
+            every = tp_degrees.refusals(self.model, tp, self.stack, etp)
+            found = self._known[tp, etp] = frozenset(f.code for f in every)
+        return found
+
+
+_last: list[_Refused] = []  # of the model and the stack that were asked for last
+
+
+def _refused(c: Case) -> _Refused:
+    known = _last[0] if _last else None
+    if known is None or known.model is not c.model or known.stack is not c.stack:
+        known = _Refused(c.model, c.stack)
+        _last[:] = [known]
+    return known
 
 
 def _admits(code: str) -> Callable[[Case], Array]:
@@ -23,8 +52,8 @@ def _admits(code: str) -> Callable[[Case], Array]:
             return np.bool_(True)
         tp, etp = np.broadcast_arrays(c.layout.tp, c.layout.expert_tp())
         pairs, place = np.unique(np.stack([tp.ravel(), etp.ravel()]), axis=1, return_inverse=True)
-        found = (tp_degrees.refusals(c.model, int(t), c.stack, int(e)) for t, e in pairs.T)
-        good = np.array([all(f.code != code for f in each) for each in found])
+        refused = _refused(c)
+        good = np.array([code not in refused.codes(int(t), int(e)) for t, e in pairs.T], dtype=bool)
         return good[place].reshape(tp.shape)
 
     return mask

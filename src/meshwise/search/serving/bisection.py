@@ -8,6 +8,9 @@ import numpy as np
 
 from meshwise.arrays import Array
 
+_AT_ONCE = 1024  # columns, of all numbers together, that take little longer to price than a few
+_PARTS, _LEAST_PARTS = 16, 4  # that an interval is cut into where so many can be looked at together
+
 
 class Ends:
     """Of each column a number that meets the condition and a larger one that does not, or is the last."""
@@ -26,6 +29,33 @@ class Ends:
         self.low[met], self.below[met] = numbers[beyond <= 0], beyond[beyond <= 0]
         self.high[index] = np.where(beyond <= 0, np.maximum(self.high[index], numbers), numbers)
         self.above[index] = np.where(beyond <= 0, self.above[index], beyond)
+
+    def look_at_several(self, index: Array, numbers: Array) -> None:
+        """Make two neighbours of several ``numbers`` of each column, a row of rising ones, its ends: the last
+        that meets the condition, and the one after it."""
+        count, rows = numbers.shape[1], np.arange(index.size)
+        beyond = self.over(numbers.ravel(), np.repeat(index, count)).reshape(numbers.shape)
+        good = beyond <= 0
+        first = np.where(good.any(axis=1), count - good[:, ::-1].argmax(axis=1), 0)
+        met, missed = rows[first > 0], rows[first < count]
+        last = first[met] - 1
+        self.low[index[met]], self.below[index[met]] = numbers[met, last], beyond[met, last]
+        past = first[missed]
+        self.high[index[missed]] = numbers[missed, past]
+        self.above[index[missed]] = beyond[missed, past]
+
+    def powers(self, index: Array) -> Array:
+        """All powers of two between the ends, a row of each column; its last one again where others have
+        more."""
+        first = np.floor(np.log2(np.maximum(self.low[index], 1))) + 1
+        last = np.ceil(np.log2(np.maximum(self.high[index], 1))) - 1
+        steps = np.arange(int((last - first).max()) + 1)
+        return np.exp2(np.minimum(first[:, None] + steps, last[:, None])).astype(np.int64)
+
+    def sections(self, index: Array, parts: int) -> Array:
+        """Numbers that cut what is between the ends evenly, a row of each column."""
+        low, high = self.low[index][:, None], self.high[index][:, None]
+        return np.clip(low + (high - low) * np.arange(1, parts) // parts, low + 1, high - 1)
 
     def power(self) -> Array:
         """The middle one of the powers of two between the ends; 0 where there is none."""
@@ -60,7 +90,8 @@ def largest(
 
     First among the powers of two, the same for all columns: what prices them sees few different numbers.
     Between two of them by the ITP method (Oliveira and Takahashi, ACM TOMS 47(1), 2020), which takes a few
-    steps where the condition is nearly linear in the number, and at most one more than bisection.
+    steps where the condition is nearly linear in the number, and at most one more than bisection. Of few
+    columns, if all of them are to be known, many numbers are looked at together.
     """
     ends = Ends(low, high, over)
     index = np.flatnonzero(high > low)
@@ -71,7 +102,11 @@ def largest(
         return np.flatnonzero(kept)
 
     while (index := left(ends.power() > 0)).size:
-        ends.look(index, ends.power()[index])
+        every = ends.powers(index)
+        if worth is None and every.size <= _AT_ONCE:
+            ends.look_at_several(index, every)
+        else:
+            ends.look(index, ends.power()[index])
     index = left(ends.high - ends.low > 1)
     unknown = index[np.isnan(ends.below[index])]
     ends.look(unknown, ends.low[unknown])
@@ -79,6 +114,10 @@ def largest(
     steps = np.ceil(np.log2(width)) + 1.0  # bisection's, and one
     taken = 0
     while (index := left(ends.high - ends.low > 1)).size:
+        parts = min(_PARTS, _AT_ONCE // index.size)
+        if worth is None and parts >= _LEAST_PARTS:
+            ends.look_at_several(index, ends.sections(index, parts))
+            continue
         ends.look(index, ends.between(index, width[index], 0.5 * np.exp2(steps[index] - taken)))
         taken += 1
     return ends.low

@@ -54,17 +54,21 @@ def at_the_rate(trials: Trials, layouts: Layouts, coming: Arrivals) -> PricedCol
 
     first = np.ones_like(room)
     low = largest(first, np.where(alone.requests_per_s <= rate, room, first), over)
-    less, more = (server.at(layouts, n * dp).steady for n in (low, np.minimum(low + 1, room)))
-    gap = more.requests_per_s - less.requests_per_s
-    part = (rate - less.requests_per_s) / np.where(gap > 0.0, gap, 1.0)
+    size = layouts.tp.size
+    twice = np.tile(np.arange(size), 2)
+    flights = np.concatenate([low, np.minimum(low + 1, room)]) * np.tile(dp, 2)
+    ends = server.at(some_columns(layouts, twice), flights).steady
+    less_per_s, more_per_s = ends.requests_per_s[:size], ends.requests_per_s[size:]
+    gap = more_per_s - less_per_s
+    part = (rate - less_per_s) / np.where(gap > 0.0, gap, 1.0)
     part = np.where(gap > 0.0, np.clip(part, 0.0, 1.0), 0.0)
 
     def between(name: str) -> Array:
-        a, b = getattr(less, name), getattr(more, name)
+        a, b = getattr(ends, name)[:size], getattr(ends, name)[size:]
         return a + part * (b - a)
 
     tpot, ttft, sd, even = map(between, ("tpot_s", "ttft_s", "sd", "even_s"))
-    most = np.maximum(less.requests_per_s, more.requests_per_s)
+    most = np.maximum(less_per_s, more_per_s)
     served = np.minimum(rate, most)
     running = served * (ttft + (w.osl - 1) * tpot)
     flights = np.maximum(np.ceil(running), dp).astype(np.int64)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout, arrays, columns
@@ -96,6 +97,7 @@ class Trials:
         self.sent, self.limits = sent, tuple(limits)
         self._engines: dict[Layout, Engine] = {}
         self._prices: dict[tuple[Layout, int], PriceTable] = {}
+        self._products: dict[tuple[object, ...], Array] = {}
         self._chunks: dict[tuple[int, int], Chunks] = {}  # by tp and dcp
         self._servers: dict[Layout, SimulatedServer] = {}
 
@@ -176,6 +178,7 @@ class Trials:
             self._engines[layout] = Engine(
                 *(self.model, self.cluster, self.stack, arrays(layout, w.decode()), w.formats),
                 *(w.expert_imbalance, w.expert_skew),
+                products=self._products,
             )
         return self._engines[layout]
 
