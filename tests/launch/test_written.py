@@ -14,7 +14,7 @@ from meshwise.cli.plan_target import pins_of, runs
 from meshwise.errors import MeshwiseError
 from meshwise.launch import Job, parse, write_launch
 from meshwise.launch.job import JOB_FIELDS
-from meshwise.launch.settings.source_flags import source_flags
+from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import target
 
 WRAPPED = [(t, w) for t in (*SERVING, *TRAINING) for w in target(t).wrappers if w != "torchrun"]

@@ -14,7 +14,7 @@ from meshwise.launch.command_text import Written, with_written_files
 from meshwise.launch.job import JOB_FIELDS, Job
 from meshwise.launch.read import Parsed, parse
 from meshwise.launch.settings import plain, switches
-from meshwise.launch.settings.source_flags import source_flags
+from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Target, every_target, function_of, target
 from meshwise.launch.wrappers import written as wrappers
 from meshwise.models.load import load_model

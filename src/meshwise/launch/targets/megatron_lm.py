@@ -320,7 +320,7 @@ def _check_script(job: Job, chosen: Target) -> None:
 def write(job: Job, chosen: Target) -> Written:
     _check_script(job, chosen)
     s = _settings(job)
-    more = ("$MODEL_ARGS $DATA_ARGS",)
+    more: tuple[str, ...] = ("$MODEL_ARGS $DATA_ARGS",)
     if s.get("fsdp"):  # the one format of checkpoints that Megatron-FSDP writes
         more = ("--ckpt-format fsdp_dtensor", *more)
     start = torchrun(job, "pretrain_gpt.py")
