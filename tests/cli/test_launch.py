@@ -166,10 +166,10 @@ def test_drafts_need_an_acceptance() -> None:
 
 
 def test_what_is_not_priced_stands_beside_the_figures() -> None:
-    text = f"{MEGATRON} --optimizer-cpu-offload"
+    text = f"{MEGATRON} --cpu-offloading"
     argv = ("import", text, "--on", "dgx-a100", "--model", "gpt3-175b")
-    assert answer(*argv)["unpriced"] == [{"flag": "--optimizer-cpu-offload", "changes": "memory"}]
-    assert "memory is an upper bound: --optimizer-cpu-offload" in " ".join(run(*argv).out.split())
+    assert answer(*argv)["unpriced"] == [{"flag": "--cpu-offloading", "changes": "memory"}]
+    assert "memory is an upper bound: --cpu-offloading" in " ".join(run(*argv).out.split())
 
 
 def test_compare() -> None:
@@ -198,7 +198,7 @@ def test_a_command_beside_a_plan_is_sent_what_the_plan_is(flags: str) -> None:
     assert found["3"] != found["4"]
 
 
-@pytest.mark.parametrize("flags", ["--optimizer-cpu-offload", "--bf16 --cpu-offloading"])
+@pytest.mark.parametrize("flags", ["--offload-activations", "--bf16 --cpu-offloading"])
 def test_compare_says_what_import_says_of_a_command(flags: str) -> None:
     text = f"torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 {flags}"
     batch = ("--global-batch", "64", "--seq", "2048")

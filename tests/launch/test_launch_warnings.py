@@ -41,7 +41,8 @@ CASES = {
         [],
     ),
     "sequence parallelism of one": (
-        TRAIN + "--pipeline-model-parallel-size 2 --sequence-parallel --tp-comm-overlap",
+        TRAIN
+        + "--pipeline-model-parallel-size 2 --sequence-parallel --tp-comm-overlap --global-batch-size 256",
         "llama-3.1-8b",
         [
             ("refused", "overlap_without_sequence_parallel"),
@@ -97,7 +98,11 @@ COMMANDS = {
     "sglang": ("python -m sglang.launch_server --model-path m --tp 8", None),
     "trtllm": ("trtllm-serve m --tp_size 8", None),
     "megatron-lm": (TRAIN + "--tensor-model-parallel-size 8", None),
-    "megatron-bridge": ("python run_recipe.py model.tensor_model_parallel_size=8", 32),
+    "megatron-bridge": (
+        "python run_recipe.py model.tensor_model_parallel_size=8 "
+        "model.pipeline_model_parallel_size=1",
+        32,
+    ),
     "torchtitan": (FOUR + "-m torchtitan.train --parallelism.tensor_parallel_degree=8", None),
     "accelerate": (
         "accelerate launch --num_processes 8 --use_fsdp --fsdp_sharding_strategy FULL_SHARD train.py",

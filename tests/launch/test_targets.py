@@ -50,7 +50,7 @@ def test_a_module_has_functions_of_the_protocol_only(name: str) -> None:
         "optimizer_fields",
     }  # Megatron-Bridge's too
     assert public - shared <= PROTOCOL == {
-        "read", "write", "defaults", "split", "with_files", "shape", "model_named", "check_command",
+        "read", "write", "defaults", "split", "with_files", "shape", "model_named", "check_command", "is_local",
         "unpriced", "claims"
     }  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""What ``export --from`` reads: a row of a plan, or an estimate, as JSON; a launch command; and what a job has beside its
-layout."""
+"""What ``export --from`` reads (a row of a plan or an estimate as JSON, a launch command), and what a job has
+beside its layout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def job_of_file(model: str | None, o: Given) -> Sourced:
     source = o.word("source")
     _refuse_layout(o)
     text = _read_source(source)
-    if not text.lstrip().startswith(("{", "[")):
+    if text.strip() and not text.lstrip().startswith(("{", "[")):
         read = launch.parse(text, model=model)
         given = {k: v for k, v in more_of_job(o, read.job.phase).items() if v is not None}
         node = o.number("gpus_per_node")

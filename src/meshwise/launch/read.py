@@ -7,8 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from meshwise.errors import InputError, MeshwiseError, quoted, shorten
-from meshwise.launch import other_software
+from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.account import candidates, roles
 from meshwise.launch.account.launch_text import check_values, in_file
 from meshwise.launch.account.launcher_values import (
@@ -22,8 +21,9 @@ from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
-from meshwise.launch.find import IMAGE, Launch, launches, script_of
+from meshwise.launch.find import IMAGE, Launch, launches
 from meshwise.launch.flags import ReadWords, read_words
+from meshwise.launch.none_found import check_goes_on, none_found
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -44,7 +44,6 @@ from meshwise.launch.shell.commands import (
     read_script,
     unset_names,
 )
-from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
@@ -92,7 +91,7 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 def _parse(text: str, asked: Asked) -> Parsed:
     whole = check_text(text)
     if code_blocks.is_page(text) and python_text.python_tree(text) is None:
-        text = code_blocks.code(text) or text
+        text = code_blocks.code(text) or _read_as_shell(text)
     if templates.is_template(text):
         text = templates.places_as_variables(text)
     if not text.lstrip().startswith("{") and python_text.python_tree(text) is None:
@@ -122,6 +121,20 @@ def _parse(text: str, asked: Asked) -> Parsed:
         return read
     own_lines = tree is None and text.count("\n") == whole.count("\n")
     return _one_of(_scripts(read, asked, own_lines=own_lines), text, asked)
+
+
+def _read_as_shell(page: str) -> str:
+    """A text with fences that no block of starts anything, where a shell reads it: they are its own."""
+    try:
+        read_script(page)
+    except InputError:
+        raise NoLaunch(
+            "command: no block of the page starts a known target",
+            field="command",
+            value=page.strip()[:80],
+            legal=", ".join(target_names()),
+        ) from None
+    return page
 
 
 def _scripts(text: str, asked: Asked, *, own_lines: bool) -> list[Script]:
@@ -172,8 +185,8 @@ def _candidates(
     start."""
     found = launches(script.commands, asked.target)
     if not found:
-        raise _none(script, text)
-    _goes_on(script, found[0].target)
+        raise none_found(script, text)
+    check_goes_on(script, found[0].target)
     read = [_candidate(launch, script, text, asked) for launch in found]
     groups: list[list[int]] = []
     for i, one in enumerate(read):
@@ -232,79 +245,6 @@ def _candidate(
 
 
 _NAME = "MESHWISE_POD_NAME"  # of a container or a service, which a manifest's text sets
-
-
-_STARTERS = ("srun", "mpirun", "mpiexec")
-
-
-def _rest_of_launch(words: list[str], chosen: Target) -> str | None:
-    """The first flag of the target in a command that starts nothing: ``srun … --seq-length 2048``."""
-    if words[0].rpartition("/")[2] not in _STARTERS:
-        return None
-    known, source = chosen.by_spelling(), source_flags(chosen.name)
-    flags = [w for w in words if w in known or (source is not None and source.get(w) is not None)]
-    started = any(w.endswith((".py", ".sh")) or w in ("-m", "-c") for w in words)
-    return flags[0] if len(flags) > 1 and not started and len(flags[0]) > 3 else None
-
-
-def _goes_on(script: Script, chosen: Target) -> None:
-    """Raise for a line of flags that no command has: the line before it does not go on."""
-    for command in script.commands:
-        word = command.words[0]
-        if not launches([command], None):
-            word = _rest_of_launch(command.words, chosen) or word
-        if (
-            word.startswith("--")
-            and len(word) > 3
-            and manifests.pod_request(command.variables) is None
-        ):
-            raise InputError(
-                f"command: a line begins with {shorten(word)}: the line before it does not end with a "
-                "backslash",
-                field="command",
-                value=word,
-                legal="the command in one line, or \\ at the end of each that goes on",
-            )
-
-
-def _none(script: Script, text: str) -> NoLaunch:
-    wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
-    wrapped = wrapped or next(iter(script.sourced), None)
-    other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
-    if other is not None:
-        return other_software.refusal(other)
-    own = next((s for c in script.commands if (s := _own_script(c.words)) is not None), None)
-    if own is not None:
-        return NoLaunch(
-            f"command: {shorten(own)} is a script of its own: none of its words says a layout of a known "
-            "target",
-            field="command",
-            value=own,
-            legal="the flags or the file of a known target: " + ", ".join(target_names()),
-        )
-    if wrapped is not None:
-        return NoLaunch(
-            f"command: what {shorten(wrapped)} starts is not in the text",
-            field="command",
-            value=wrapped,
-            legal=f"the text of {shorten(wrapped)} with its variables set before it",
-        )
-    return NoLaunch(
-        f"command: no launch command of a known target in {quoted(text.strip()[:60])}",
-        field="command",
-        value=text.strip()[:80],
-        legal=", ".join(target_names()),
-    )
-
-
-_LAUNCHERS = ("torchrun", "hyperpodrun", "torch.distributed.run", "torch.distributed.launch")
-
-
-def _own_script(words: list[str]) -> str | None:
-    """The script that a launcher of processes starts."""
-    at = next((i for i, w in enumerate(words) if w.rpartition("/")[2] in _LAUNCHERS), None)
-    rest = words[at + 1 :] if at is not None else []
-    return next((w for w in rest if w.endswith(".py")), None)
 
 
 def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:

@@ -10,6 +10,7 @@ from meshwise.errors import InputError
 from meshwise.launch.account.origins import PlacedWords
 from meshwise.launch.find import Launch
 from meshwise.launch.shell.commands import option
+from meshwise.launch.table import function_of
 
 PREFILL, DECODE, PART = "prefill", "decode", "one part"
 # target → the flag that says it, and its words
@@ -42,6 +43,9 @@ def engine_role(launch: Launch) -> EngineRole | None:
     flag = _FLAGS.get(launch.target.name)
     said = option(launch.after, flag) if flag is not None else None
     if flag is None or said is None:
+        return None
+    local = function_of(launch.target, "is_local")
+    if local is not None and local(f"--{flag}", [said]):
         return None
     word = said.strip().lower()
     if word.startswith("{"):

@@ -17,7 +17,7 @@ def yaml_documents(text: str, where: str = "command") -> list[Any]:
     import yaml
 
     try:
-        return list(_loaded(text))
+        return list(_loaded(str(text)))  # libyaml takes no kind of str
     except (yaml.YAMLError, RecursionError, _TooMany, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""

@@ -151,7 +151,8 @@ def read_script(
         asked = batch
         for inner in way.batches:
             asked = asked.over(slurm.script_request(inner))
-        texts = {str(name): shown_plain(str(said)) for name, said in way.files.items()}
+        texts = dict(files or {})
+        texts |= {str(name): shown_plain(str(said)) for name, said in way.files.items()}
         texts |= {f"./{name}": said for name, said in texts.items() if "/" not in name}
         found.append(
             Script(

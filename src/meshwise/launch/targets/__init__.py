@@ -17,6 +17,7 @@ functions are found by name, each may be left out:
 * ``model_named(settings)``: settings with the model's name as presets have it;
 * ``unpriced(settings)``: what settings change that is not priced, and keys that do not matter;
 * ``check_command(launch)``: raises for a command that is the target's and does not train or serve;
+* ``is_local(flag, values)``: whether a flag that may put a part of the requests' work on other GPUs does not;
 * ``claims(before, after, says)``: how surely a training script with these words before and after it is the
   target's (0: it is not); ``says`` are the targets whose degrees the words after it spell.
 """
