@@ -90,3 +90,23 @@ def test_a_value_of_a_program_is_given() -> None:
     text = "TP=$(count_gpus)\nvllm serve org/m -tp $TP"
     assert [q["name"] for q in _asked(text)] == ["$TP"]
     assert parse(text, values={"TP": "8"}).job.tp == 8
+
+
+def test_all_arguments_and_the_twelfth_are_asked_for_by_their_names() -> None:
+    assert [q["name"] for q in _asked('vllm serve org/m "$@"')] == ["$@"]
+    assert parse('vllm serve org/m "$@"', values={"@": "-tp 4"}).job.tp == 4
+    text = "TP=${12}\nvllm serve org/m -tp $TP"
+    assert [q["name"] for q in _asked(text)] == ["$12"]
+    assert parse(text, values={"12": "4"}).job.tp == 4
+
+
+def test_a_chat_template_is_no_template_of_the_file() -> None:
+    said = '"{% for m in messages %}{{ m }}{% endfor %}"'
+    assert parse(f"vllm serve org/m -tp 2 --chat-template {said}").job.tp == 2
+
+
+def test_a_flag_of_another_first_letter_is_no_slip() -> None:
+    text = (
+        "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --patch-size 14"
+    )
+    assert parse(text).job.tp == 2

@@ -361,6 +361,8 @@ def _unread_word(word: str, found: ReadWords) -> list[OpenValue]:
         found.unread.append(word)
         return []
     why = _because(reasons(word))
+    if word in ("$@", "$*"):
+        return [OpenValue("$@", "command", why=why)]
     if unset_names(word) and not word.startswith("$("):
         return [OpenValue(f"${n}", "command", why=why) for n in dict.fromkeys(names)]
     shown = WHY.sub(r"$\1", word)

@@ -64,12 +64,12 @@ def check_values(
     found = {}
     for said, value in values.items():
         name = str(said).strip().lstrip("$").strip("{}")
-        if not re.fullmatch(r"[A-Za-z_]\w*|[0-9]", name):
+        if not re.fullmatch(r"[A-Za-z_]\w*|[0-9]{1,2}|@", name):
             raise InputError(
                 f"values={shorten(str(said))}: no name of a variable",
                 field="values",
                 value=said,
-                legal="NAME=VALUE, such as TP=8, or 1=8 for the first argument",
+                legal="NAME=VALUE, such as TP=8, 1=8 for the first argument, @='--tp 8' for all",
             )
         if not any(re.search(rf"(?<!\w){name}(?!\w)", t) for t in (text, *files.values())):
             raise InputError(

@@ -40,7 +40,7 @@ def places_as_variables(text: str) -> str:
     for by name. Raises for a template whose parts come or go: no layout follows from it."""
     for number, line in enumerate(text.splitlines(), 1):
         found = _PARTS.search(line)
-        if found is not None:
+        if found is not None and not _of_a_conversation(line[: found.start()], found.group()):
             shown = line[found.start() :].strip()
             raise InputError(
                 f"command: a template that is not filled in: {shorten(shown)} in line {number}",
@@ -49,6 +49,12 @@ def places_as_variables(text: str) -> str:
                 legal="what the tool that fills it in prints (`helm template`)",
             )
     return _PLACE.sub(lambda m: "$" + _name(m.group(1)), text)
+
+
+def _of_a_conversation(before: str, part: str) -> bool:
+    """Whether a part of a template is inside a value in quotes: a model's chat template, which its engine
+    fills in."""
+    return part == "{%" and any(before.count(quote) % 2 for quote in ("'", '"'))
 
 
 def _name(expression: str) -> str:

@@ -16,7 +16,7 @@ from meshwise.launch.wrappers import slurm
 
 MAX_TEXT = 1 << 20  # characters of a command
 
-_UNREAD = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9])")
+_UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+)|\$([A-Za-z_]\w*|[0-9])")
 
 
 class StartedCommand(NamedTuple):
@@ -198,7 +198,7 @@ def _joined(value: ShellValue) -> str:
 
 def unset_names(word: str) -> list[str]:
     """Names of the variables that a word still has."""
-    return _UNREAD.findall(word)
+    return [braced or plain for braced, plain in _UNREAD.findall(word)]
 
 
 def whole_number(text: Any) -> int | None:

@@ -55,6 +55,8 @@ def _resembled(name: str, known: dict[str, Flag], alike: float) -> str | None:
     # files and Python write a flag's name with underscores
     for spelt in dict.fromkeys((name, "--" + name[2:].replace("_", "-"))):
         for near in closest(spelt, known, n=3):
+            if near[:3] != spelt[:3]:  # the first letter is seldom mistaken: --patch-size is a word
+                continue
             same_length = abs(len(near) - len(spelt)) <= 3
             ratio = difflib.SequenceMatcher(None, near, spelt).ratio()
             if (same_length and ratio >= alike) or ratio >= 0.95:

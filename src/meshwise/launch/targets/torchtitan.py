@@ -114,7 +114,7 @@ def read(s: Settings, world: int | None) -> Read:
         if schedule is None:
             notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
         found["schedule"] = schedule or USUAL
-        if schedule == USUAL and str(s["pp_schedule"]).lower() == _INTERLEAVED:
+        if pp > 1 and schedule == USUAL and str(s["pp_schedule"]).lower() == _INTERLEAVED:
             found["vp"] = 2  # stages of a rank where no number of layers is said
     more, said = _batches(s, found["dp"], pp)
     found |= more
