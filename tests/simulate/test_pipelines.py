@@ -18,10 +18,8 @@ CHUNK = 8192
 
 
 def server(pp, stack="ideal", model="llama-3.1-8b", **load):
-    w = mw.Serving(
-        **{"isl": 16 * CHUNK - 64, "osl": 16, "concurrency": 1, "chunk": CHUNK} | load,
-        length_spread=0.0,
-    )
+    usual = {"isl": 16 * CHUNK - 64, "osl": 16, "concurrency": 1, "chunk": CHUNK}
+    w = mw.Serving(**usual | {"length_spread": 0.0} | load)
     chosen = load_stack(stack)
     where = mw.cluster("hgx-h200", nodes=1)
     return SimulatedServer(Engine(mw.model(model), where, chosen, arrays(Layout(pp=pp))), w)
@@ -115,3 +113,36 @@ def test_an_iteration_lasts_no_less_than_its_longest_chunk_s_way_through_all_sta
         assert table.prompts_s(beside, 2000.0, [(chunk, 0)]) >= alone
         # the head of two rows may take a little less than that of one
         assert table.prompts_s(beside, 2000.0, [(chunk, 0), (50, 0)]) >= 0.99 * alone
+
+
+def passes_in_turn_s(s, pp, *, of_each, passes=4000):
+    """Seconds per token of groups that go round a pipeline in turn, none overtaking another: a group's pass
+    decodes its sequences, and takes the prompts of those that are new."""
+    isl, osl = s.w.isl, s.w.osl
+    decode = float(s.engine.decode(np.int64(of_each), isl + osl // 2).pass_s) / pp
+    prompt = float(s.engine.prefill(np.int64(1), isl, 0).pass_s) / pp
+    draw = np.random.default_rng(1)
+    left = draw.integers(1, osl + 1, (pp, of_each))
+    stages, ready, new = np.zeros(pp), np.zeros(pp), np.zeros(pp, int)
+    began = 0.0
+    for turn in range(passes):
+        group = turn % pp
+        at = ready[group]
+        for stage in range(pp):
+            at = stages[stage] = max(at, stages[stage]) + decode + new[group] * prompt
+        ready[group] = at
+        left[group] -= 1
+        new[group] = int((left[group] == 0).sum())
+        left[group][left[group] == 0] = osl
+        if turn == passes // 5:
+            began = at
+    return (ready[group] - began) / (passes - 1 - passes // 5) * pp
+
+
+@pytest.mark.parametrize("pp", [2, 4])
+def test_prompts_hold_up_what_follows_them_through_the_stages(pp):
+    of_each = 16
+    # lengths differ, so that requests do not end together
+    s = server(pp, isl=2048, osl=128, concurrency=pp * of_each, chunk=4 * 2048, length_spread=0.5)
+    found = s.closed(requests=600).steady.tpot_s.mean
+    assert found == pytest.approx(passes_in_turn_s(s, pp, of_each=of_each), rel=0.15)
