@@ -29,6 +29,7 @@ def wanted() -> dict[int, tuple[str, set[str]]]:
     return {n: (m[1], {m[2]} if m[1] == "R" else set(m[2].split(", "))) for n, m in found.items()}
 
 
+@pytest.mark.matrix  # mypy over the package: `make types` in miniature
 def test_types_are_those_that_the_cases_name(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")

@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from running import answer, forms, run
+from tests.deep import deep_but
 
 DECODE = ("--phase", "decode", "--batch", "8", "--context", "2048")
 LOAD = ("--isl", "512", "--osl", "128", "--concurrency", "16")
@@ -31,7 +32,7 @@ def asked(model):
     ]
 
 
-@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize("model", deep_but(("gpt2", "qwen3-30b-a3b", "deepseek-v2-lite"), KINDS))
 def test_brief_is_the_first_line_and_the_next_command_runs(model):
     for argv in asked(model):
         ran = forms(*argv)

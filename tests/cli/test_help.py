@@ -123,8 +123,8 @@ def test_two_examples_each(name: str) -> None:
     assert all(f"  {e}\n" in sections(name)["Examples"] for n, e in examples() if n == name)
 
 
-# starting ranks takes seconds: of `run`'s two examples the one with TP
-USUAL = [deep(*e) if e[0] == "run" and "--tp" not in e[1] else e for e in examples()]
+# starting ranks takes seconds
+USUAL = [deep(*e) if e[0] == "run" else e for e in examples()]
 
 
 @pytest.mark.parametrize("name, example", USUAL, ids=lambda v: v[:70])

@@ -155,6 +155,7 @@ def test_more_than_the_gpus_serve_and_what_comes_nearest() -> None:
     assert missed[0]["factor"] > 1.0
 
 
+@pytest.mark.matrix  # pools are simulated
 def test_a_plan_of_the_means_has_pools_as_before() -> None:
     d = answer(*PLAN, "--ttft", "1s", "--tpot", "20ms", "--disaggregated")
     assert d["disaggregated"]["tpot_s"] <= 0.02

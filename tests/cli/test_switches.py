@@ -177,7 +177,8 @@ def test_an_estimate_with_modules_is_exported(tmp_path):
 
 
 def test_a_recipe_script_names_its_dispatcher():
-    words = "--num_gpus 16 --expert_model_parallel_size 16 --moe_flex_dispatcher_backend hybridep"
+    words = "--num_gpus 16 --tensor_model_parallel_size 1 --pipeline_model_parallel_size 1 "
+    words += "--expert_model_parallel_size 16 --moe_flex_dispatcher_backend hybridep"
     found = launch.parse(f"python setup_experiment.py {words} --moe_a2a_overlap true", model="m")
     assert found.job.dispatcher == "hybridep"
     assert found.job.overlap_experts is True
@@ -185,6 +186,7 @@ def test_a_recipe_script_names_its_dispatcher():
 
 def test_a_named_precision_of_a_recipe_reduces_fp32_gradients():
     head = "torchrun --nproc-per-node 8 pretrain.py model.tensor_model_parallel_size=8"
+    head += " model.pipeline_model_parallel_size=1"
     read = [
         launch.parse(f"{head} {more}", "megatron-bridge", model="m").job.grad_dtype
         for more in ("mixed_precision=bf16_mixed", "", "ddp.grad_reduce_in_fp32=false")

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from tests.deep import deep
 
 import meshwise as mw
 from meshwise.axes import ORDERS, SHARD_CODE
@@ -124,7 +125,7 @@ def priced(model, cluster, w, stack, layouts):
     return rows
 
 
-@pytest.mark.parametrize(("model", "gpus"), [(DENSE, 8), (DENSE, 12), (SPARSE, 16)])
+@pytest.mark.parametrize(("model", "gpus"), [(DENSE, 8), deep(DENSE, 12), (SPARSE, 16)])
 def test_brute_force(model: Model, gpus: int) -> None:
     """Every layout by nested loops: the same number, the same number that fit, the same ranking."""
     stack = load_stack("megatron-core")
@@ -184,7 +185,7 @@ def test_columns_equal_single_layouts_to_the_bit(model: Model, stack: str) -> No
         assert step == pricer.step_s[column], axes
 
 
-@pytest.mark.parametrize("model", [DENSE, SPARSE])
+@pytest.mark.parametrize("model", [SPARSE, deep(DENSE)])
 def test_bound_hides_no_better_placement(model: Model) -> None:
     """All placements priced without the bound: the same best layouts."""
     stack = load_stack("megatron-core")
@@ -317,7 +318,7 @@ def test_sizes_grow_linearly() -> None:
     assert many.layouts > 1.5 * few.layouts
 
 
-@pytest.mark.parametrize(("name", "gpus"), [("deepseek-v2-lite", 32), ("deepseek-v3", 512)])
+@pytest.mark.parametrize(("name", "gpus"), [("deepseek-v2-lite", 32), deep("deepseek-v3", 512)])
 def test_models_without_kv_heads_are_planned(name, gpus):
     w = Training(batch=512, seq=2048)
     answer = mw.plan(mw.model(name), mw.cluster("hgx-h100"), w, gpus=gpus, top=20).to_dict()

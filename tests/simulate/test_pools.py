@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from oracle import Plain
+from tests.deep import deep
 
 import meshwise as mw
 from meshwise.errors import InputError, Overloaded
@@ -155,8 +156,8 @@ WHERE = mw.cluster("hgx-h100", nodes=2)
     ("model", "stack", "isl", "osl"),
     [
         ("llama-3.1-8b", "vllm", 4096, 512),
-        ("llama-3.1-70b", "sglang", 2048, 512),
-        ("llama-3.1-70b", "trtllm", 2048, 512),
+        deep("llama-3.1-70b", "sglang", 2048, 512),
+        deep("llama-3.1-70b", "trtllm", 2048, 512),
         ("qwen3-30b-a3b", "vllm", 2048, 256),
     ],
 )

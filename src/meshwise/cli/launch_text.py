@@ -26,7 +26,7 @@ _SUFFIXES = (
 _WHAT = "a launch script, a manifest or a configuration"
 
 which_option = click.option(
-    "--which", metavar="N", help="Of several commands in the text: its number, or its name."
+    "--which", metavar="N|NAME", help="Of several commands in the text: its number, or its name."
 )
 set_option = click.option(
     "--set",
