@@ -49,6 +49,35 @@ def test_compare_has_the_same_figures() -> None:
         assert beside[key] == alone[key]
 
 
+TRAINED = (
+    "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 32 "
+    "--hidden-size 4096 --num-attention-heads 32 --group-query-attention --num-query-groups 8 "
+    "--ffn-hidden-size 14336 --seq-length 4096 --micro-batch-size 1 --global-batch-size 16 --bf16 "
+    "--use-distributed-optimizer"
+)
+OF = ("--model", "llama-3.1-8b", *ON)
+
+
+def test_an_offload_that_the_memory_does_not_need_is_advised_against() -> None:
+    d = answer("import", f"{TRAINED} --optimizer-cpu-offload", *OF)
+    (row,) = [r for r in d["changes"] if r["axis"] == "offload_optimizer"]
+    without = answer("import", TRAINED, *OF)
+    assert row["step_s"] == without["yours"]["step_s"] < d["yours"]["step_s"]
+    assert row["fits"] and row["advised"] and row["gain_low"] < row["gain"] < row["gain_high"]
+    assert [r["axis"] for r in without["changes"] if r["axis"] == "offload_optimizer"] == []
+    shown = run("import", f"{TRAINED} --optimizer-cpu-offload", *OF).out
+    assert "optimizer on the host" in shown and "with it on the GPUs a step takes" in d["verdict"]
+
+
+def test_an_offload_without_which_it_does_not_fit_is_kept() -> None:
+    text = TRAINED.replace("-size 2 --num", "-size 1 --num").replace(
+        " --use-distributed-optimizer", ""
+    )
+    d = answer("import", f"{text} --optimizer-cpu-offload", *OF)
+    assert d["runs"] and not [r for r in d["changes"] if r["axis"] == "offload_optimizer"]
+    assert run("import", text, *OF, "--json").code == 3
+
+
 def test_fewer_at_once_than_asked_is_priced_and_a_misfit_is_none() -> None:
     text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 1 --gpu-memory-utilization {}"
     load = ("--isl", "8192", "--osl", "64", "--concurrency", "64")
