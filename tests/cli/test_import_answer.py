@@ -49,6 +49,51 @@ def test_compare_has_the_same_figures() -> None:
         assert beside[key] == alone[key]
 
 
+SERVED = "meta-llama/Llama-3.1-8B"
+SHARE = "--kv_cache_free_gpu_memory_fraction 0.2"
+
+
+def test_the_word_that_decides_is_the_source(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cfg.yaml").write_text("max-model-len: 8192\ntensor-parallel-size: 2\n")
+    command = f"vllm serve {SERVED} --config cfg.yaml --tensor-parallel-size 4"
+    d = answer("import", command, *ON, *LOAD)
+    assert d["layout"]["tp"] == 4 and d["from"]["tp"]["word"] == "--tensor-parallel-size 4"
+    assert d["from"]["max_len"]["file"] == "cfg.yaml"
+
+
+def test_what_a_file_or_a_flag_says_is_not_the_targets_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text(
+        "enable_attention_dp: true\nkv_cache_config:\n  dtype: fp8\n  free_gpu_memory_fraction: 0.5\n"
+    )
+    engine = f"trtllm-serve {SERVED} --tp_size 4"
+    d = answer("import", f"{engine} --extra_llm_api_options more.yaml", *ON, *LOAD)
+    places = {
+        name: (d["from"][name]["file"], d["from"][name]["line"]) for name in ("dp", "kv_dtype")
+    }
+    assert places == {"dp": ("more.yaml", 1), "kv_dtype": ("more.yaml", 3)}
+    assert d["from"]["memory_share"]["line"] == 4 and d["from"]["pp"]["source"] == "default"
+    d = answer("import", f"{engine} {SHARE}", *ON, *LOAD)
+    assert (d["from"]["memory_share"]["source"], d["from"]["memory_share"]["word"]) == (
+        "flag",
+        SHARE,
+    )
+
+
+def test_keys_of_a_deepspeed_file_are_the_source(tmp_path) -> None:
+    zero = tmp_path / "zero.json"
+    zero.write_text(
+        '{"train_batch_size": 16,\n "train_micro_batch_size_per_gpu": 1,\n "bf16": {"enabled": true},\n'
+        ' "zero_optimization": {"stage": 2}}'
+    )
+    d = answer("import", str(zero), *OF, "--gpus", "8", "--seq", "4096")
+    read = d["from"]
+    assert (read["shard"]["word"], read["shard"]["line"]) == ("zero_optimization.stage: 2", 4)
+    assert read["dtype"]["source"] == read["micro_batch"]["source"] == "flag"
+    assert read["tp"]["source"] == "default"
+
+
 TRAINED = (
     "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 32 "
     "--hidden-size 4096 --num-attention-heads 32 --group-query-attention --num-query-groups 8 "
