@@ -193,6 +193,7 @@ def read_command(
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
+    parsed = at_load(parsed, {"global_batch": global_batch, "seq": seq})
     parsed = with_warnings(parsed, spec, cluster)
     try:
         compared = compare(
@@ -213,6 +214,24 @@ def with_warnings(parsed: Parsed, spec: Model, cluster: Cluster | NameOrPath) ->
     from meshwise.launch.account.launch_warnings import launch_warnings
 
     return parsed._replace(warnings=launch_warnings(parsed, spec, load_cluster(cluster)))
+
+
+def at_load(parsed: Parsed, load: Mapping[str, int | None]) -> Parsed:
+    """The command where a load is priced that it says otherwise: each such value is noted, with its word."""
+    from meshwise.launch.account.sources import sources
+
+    other = [
+        (name, value)
+        for name, value in load.items()
+        if value is not None and getattr(parsed.job, name) not in (None, value)
+    ]
+    said, notes = sources(parsed, ()), []
+    for name, value in other:
+        own = said[name]
+        placed = own["source"] == "flag" and f" {getattr(parsed.job, name)}" in f" {own['word']}"
+        word = own["word"] if placed else f"{name} {getattr(parsed.job, name)}"
+        notes.append(f"the command says {word}; {value} is priced")
+    return parsed._replace(notes=(*notes, *parsed.notes), instead=tuple((n, v) for n, v in other))
 
 
 def of_its_flag(error: IllegalLayout, parsed: Parsed, name: str) -> IllegalLayout:
@@ -247,6 +266,7 @@ def _read(
 ) -> tuple[Model, Parsed]:
     """The model and the job of a command; all that is open asked for in one message."""
     from meshwise.launch.account.candidates import SeveralCommands
+    from meshwise.launch.shell.commands import unset_names
 
     spec = load_model(model, "model") if model is not None else None
     try:
@@ -262,10 +282,10 @@ def _read(
         return spec, parsed
     asked = open_values(parsed.job, **load)
     unknown = [] if parsed.shape and not parsed.job.model else _model_question(parsed.job.model)
-    if unknown and asked:
+    if unknown and (asked or unset_names(parsed.job.model)):
         raise Unanswered([*unknown, *asked], parsed.job.phase, parsed.job.model)
     spec = _model_of(parsed)
-    return spec, text.parse(target, gpus, True) if _is_routed(spec) else parsed
+    return spec, text.parse(target, gpus, _is_routed(spec))
 
 
 def _is_routed(spec: Model) -> bool:
@@ -277,7 +297,7 @@ def _model_question(name: str) -> list[OpenValue]:
     from meshwise.launch.shell.commands import unset_names
 
     if name and unset_names(name):
-        return [OpenValue(f"${unset_names(name)[0]}", "the model")]
+        return [OpenValue(f"${n}", "the model") for n in unset_names(name)]
     try:
         _model_named(name)
     except InputError as error:
@@ -377,6 +397,7 @@ def _model_named(name: str) -> Model:
 
 
 __all__ = [
+    "at_load",
     "LaunchText",
     "of_its_flag",
     "beside",

@@ -28,6 +28,44 @@ def test_each_value_has_its_source(tmp_path) -> None:
     assert flags["price"] == ["--max-num-seqs 64"]
 
 
+def test_a_load_that_the_command_says_otherwise_is_noted() -> None:
+    load = ("--global-batch", "32", "--seq", "2048")
+    notes = [
+        "the command says --global-batch-size 16; 32 is priced",
+        "the command says --seq-length 4096; 2048 is priced",
+    ]
+    alone = answer("import", TRAINED, *OF, *load)
+    assert alone["notes"][:2] == notes
+    beside = ("plan", "llama-3.1-8b", *ON, *load)
+    compared = answer(*beside, "--compare", TRAINED)["compared"]
+    assert compared["notes"][:2] == notes
+    for d in (alone, compared):
+        assert {d["from"][name]["source"] for name in ("global_batch", "seq")} == {"caller"}
+    shown = run("import", TRAINED, *OF, *load).out
+    assert "size 16" not in shown.partition("Read from")[2]
+    same = answer("import", TRAINED, *OF, "--global-batch", "16")
+    assert not [n for n in same["notes"] if "the command says" in n]
+
+
+@pytest.mark.parametrize("text", ["vllm serve $MODEL -tp 4", "trtllm-serve ${MODEL} --tp_size 4"])
+def test_a_variable_for_the_model_is_asked_for_by_its_name(text) -> None:
+    error = refusal("import", text, *ON)
+    assert [q["name"] for q in error["asked"]] == ["$MODEL", "isl", "osl", "concurrency"]
+    assert "--set MODEL=" in error["legal"]
+    assert "$MODEL" in refusal("import", text, *ON, *LOAD)["message"]
+    assert answer("import", text, *ON, *LOAD, "--set", f"MODEL={SERVED}")["model"] == "llama-3.1-8b"
+
+
+def test_a_dense_model_has_no_word_on_experts_and_the_best_no_row_beside_itself() -> None:
+    text = f"vllm serve {SERVED} -tp 1 -dp 2"
+    d = answer("import", text, *ON, *LOAD)
+    assert not [n for n in d["notes"] if "experts" in n]
+    best = f"vllm serve {SERVED} -tp {d['best']['tp']} -pp {d['best']['pp']} -dp {d['best']['dp']}"
+    shown = run("import", best, *ON, *LOAD).out
+    assert "It is the best" in shown and "(0 to 0)" not in shown
+    assert not [row for row in shown.splitlines() if row.startswith("best ")]
+
+
 def test_a_change_is_advised_beyond_its_own_interval_only() -> None:
     text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 1 -pp 4"
     d = answer("import", text, *ON, *LOAD)

@@ -47,6 +47,11 @@ def _layout(row: PlanRow | ServingRow) -> object:
     return row.found.layout if isinstance(row, PlanRow) else row.layout
 
 
+def is_best(c: Compared | ComparedServing) -> bool:
+    """Whether the command's layout is the best itself."""
+    return c.best is not None and _layout(c.best) == _layout(c.mine)
+
+
 def _of_memory(c: Compared | ComparedServing) -> list[str]:
     """Whether it runs at all, and how many of the requests in flight do at a time."""
     if not c.runs:
@@ -62,7 +67,7 @@ def _against_best(c: Compared | ComparedServing) -> list[str]:
     best, trains = c.best, isinstance(c, Compared)
     if best is None:
         return [f"No layout of as many GPUs {'fits' if trains else 'serves this load'}."]
-    if _layout(best) == _layout(c.mine):
+    if is_best(c):
         return ["It is the best layout of these GPUs."]
     if not c.runs:
         return [f"The best that does: {_mesh(best)}."]
@@ -97,7 +102,7 @@ def _pairs(c: Compared | ComparedServing) -> list[tuple[str, PlanRow | ServingRo
 def _single_change(c: Compared | ComparedServing) -> list[str]:
     """The single change that brings the most, if it is better than nothing beyond its own interval."""
     pairs = [p for p in _pairs(c) if p[0] not in OPTIONS]
-    if not pairs or c.best is None or _layout(c.best) == _layout(c.mine):
+    if not pairs or c.best is None or is_best(c):
         return []
     trains = isinstance(c, Compared)
     if not c.runs:

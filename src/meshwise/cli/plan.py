@@ -297,6 +297,8 @@ def _compared(
             value=job.model,
             legal=f"a command that runs {model.name}, or a plan of the command's model",
         ) from None
+    if not isinstance(load, Serving):
+        parsed = commands.at_load(parsed, {"global_batch": load.batch, "seq": load.seq})
     own = None
     if serves and not o.has("stack") and not stack.ideal:  # the plan's own is the usual one
         own = plan_options.serving_stack(o.but(stack=target(parsed.target).stack))

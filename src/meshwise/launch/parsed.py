@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ class Parsed(NamedTuple):
     unplaced: tuple[
         str, ...
     ] = ()  # settings that no one word gives: a file, a recipe, a program does
-    instead: tuple[str, ...] = ()  # fields that the caller gives otherwise than the command
+    # what the caller gives otherwise than the command: field, value
+    instead: tuple[tuple[str, int], ...] = ()
 
 
 class Asked(NamedTuple):
@@ -64,6 +66,12 @@ class Asked(NamedTuple):
     which: str | int | None = None
     values: Mapping[str, str] = MappingProxyType({})
     files: Mapping[str, str] = MappingProxyType({})
+
+
+def _holds_a_model(word: str) -> bool:
+    """Whether a variable that stands for itself is called as one that holds a model, not its options."""
+    called = re.search(r"MODEL|CKPT|CHECKPOINT", word, re.IGNORECASE)
+    return called is not None and not re.search(r"ARG|OPT|FLAG|EXTRA", word, re.IGNORECASE)
 
 
 class NoLaunch(InputError):
@@ -145,8 +153,8 @@ def from_settings(
     settings["experts"] = asked.experts
     world = settings.pop("gpus", None) or world
     named = asked.model or settings.get("model") or ""
-    if not named and words.positional and chosen.phase == "serve":
-        named = words.positional[0]
+    if not named and chosen.phase == "serve":
+        named = next(iter((*words.positional, *filter(_holds_a_model, words.unread))), "")
     fields, notes = read_settings(chosen, settings, world)
     extra, said = defaults.where_not_said(chosen, settings, fields)
     unpriced_settings = function_of(chosen, "unpriced")

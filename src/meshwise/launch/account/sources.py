@@ -124,7 +124,7 @@ def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
                 said = name not in _FOLLOWS and value != _PLAIN[name]
             source, word = ("file", read_from) if said else ("default", release)
             found[name] = {"source": source, "file": None, "line": None, "word": word}
-    for name in (*asked, *p.instead):
+    for name in (*asked, *(name for name, _ in p.instead)):
         found[name] = {"source": "caller", "file": None, "line": None, "word": name}
     return found
 
