@@ -162,6 +162,7 @@ def read_command(
     ('llama-3.1-8b', 2)
     """
     from meshwise.answers.import_ import ImportResult
+    from meshwise.launch.account.sources import at_load
     from meshwise.launch.table import target as known_target
 
     given(command, str, "command", "the text of a launch command")
@@ -214,24 +215,6 @@ def with_warnings(parsed: Parsed, spec: Model, cluster: Cluster | NameOrPath) ->
     from meshwise.launch.account.launch_warnings import launch_warnings
 
     return parsed._replace(warnings=launch_warnings(parsed, spec, load_cluster(cluster)))
-
-
-def at_load(parsed: Parsed, load: Mapping[str, int | None]) -> Parsed:
-    """The command where a load is priced that it says otherwise: each such value is noted, with its word."""
-    from meshwise.launch.account.sources import sources
-
-    other = [
-        (name, value)
-        for name, value in load.items()
-        if value is not None and getattr(parsed.job, name) not in (None, value)
-    ]
-    said, notes = sources(parsed, ()), []
-    for name, value in other:
-        own = said[name]
-        placed = own["source"] == "flag" and f" {getattr(parsed.job, name)}" in f" {own['word']}"
-        word = own["word"] if placed else f"{name} {getattr(parsed.job, name)}"
-        notes.append(f"the command says {word}; {value} is priced")
-    return parsed._replace(notes=(*notes, *parsed.notes), instead=tuple((n, v) for n, v in other))
 
 
 def of_its_flag(error: IllegalLayout, parsed: Parsed, name: str) -> IllegalLayout:
@@ -397,7 +380,6 @@ def _model_named(name: str) -> Model:
 
 
 __all__ = [
-    "at_load",
     "LaunchText",
     "of_its_flag",
     "beside",

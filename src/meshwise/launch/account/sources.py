@@ -3,7 +3,7 @@ target's release does by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -127,6 +127,22 @@ def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
     for name in (*asked, *(name for name, _ in p.instead)):
         found[name] = {"source": "caller", "file": None, "line": None, "word": name}
     return found
+
+
+def at_load(parsed: Parsed, load: Mapping[str, int | None]) -> Parsed:
+    """The command where a load is priced that it says otherwise: each such value is noted, with its word."""
+    other = [
+        (name, value)
+        for name, value in load.items()
+        if value is not None and getattr(parsed.job, name) not in (None, value)
+    ]
+    said, notes = sources(parsed, ()), []
+    for name, value in other:
+        own = said[name]
+        placed = own["source"] == "flag" and f" {getattr(parsed.job, name)}" in f" {own['word']}"
+        word = own["word"] if placed else f"{name} {getattr(parsed.job, name)}"
+        notes.append(f"the command says {word}; {value} is priced")
+    return parsed._replace(notes=(*notes, *parsed.notes), instead=tuple((n, v) for n, v in other))
 
 
 def _record(source: str, origin: Origin) -> dict[str, Any]:
