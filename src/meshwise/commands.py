@@ -162,6 +162,7 @@ def read_command(
     ('llama-3.1-8b', 2)
     """
     from meshwise.answers.import_ import ImportResult
+    from meshwise.launch.account.sources import at_load
     from meshwise.launch.table import target as known_target
 
     given(command, str, "command", "the text of a launch command")
@@ -193,6 +194,7 @@ def read_command(
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
+    parsed = at_load(parsed, {"global_batch": global_batch, "seq": seq})
     parsed = with_warnings(parsed, spec, cluster)
     try:
         compared = compare(
@@ -247,6 +249,7 @@ def _read(
 ) -> tuple[Model, Parsed]:
     """The model and the job of a command; all that is open asked for in one message."""
     from meshwise.launch.account.candidates import SeveralCommands
+    from meshwise.launch.shell.commands import unset_names
 
     spec = load_model(model, "model") if model is not None else None
     try:
@@ -262,10 +265,10 @@ def _read(
         return spec, parsed
     asked = open_values(parsed.job, **load)
     unknown = [] if parsed.shape and not parsed.job.model else _model_question(parsed.job.model)
-    if unknown and asked:
+    if unknown and (asked or unset_names(parsed.job.model)):
         raise Unanswered([*unknown, *asked], parsed.job.phase, parsed.job.model)
     spec = _model_of(parsed)
-    return spec, text.parse(target, gpus, True) if _is_routed(spec) else parsed
+    return spec, text.parse(target, gpus, _is_routed(spec))
 
 
 def _is_routed(spec: Model) -> bool:
@@ -277,7 +280,7 @@ def _model_question(name: str) -> list[OpenValue]:
     from meshwise.launch.shell.commands import unset_names
 
     if name and unset_names(name):
-        return [OpenValue(f"${unset_names(name)[0]}", "the model")]
+        return [OpenValue(f"${n}", "the model") for n in unset_names(name)]
     try:
         _model_named(name)
     except InputError as error:

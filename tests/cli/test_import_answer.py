@@ -28,6 +28,44 @@ def test_each_value_has_its_source(tmp_path) -> None:
     assert flags["price"] == ["--max-num-seqs 64"]
 
 
+def test_a_load_that_the_command_says_otherwise_is_noted() -> None:
+    load = ("--global-batch", "32", "--seq", "2048")
+    notes = [
+        "the command says --global-batch-size 16; 32 is priced",
+        "the command says --seq-length 4096; 2048 is priced",
+    ]
+    alone = answer("import", TRAINED, *OF, *load)
+    assert alone["notes"][:2] == notes
+    beside = ("plan", "llama-3.1-8b", *ON, *load)
+    compared = answer(*beside, "--compare", TRAINED)["compared"]
+    assert compared["notes"][:2] == notes
+    for d in (alone, compared):
+        assert {d["from"][name]["source"] for name in ("global_batch", "seq")} == {"caller"}
+    shown = run("import", TRAINED, *OF, *load).out
+    assert "size 16" not in shown.partition("Read from")[2]
+    same = answer("import", TRAINED, *OF, "--global-batch", "16")
+    assert not [n for n in same["notes"] if "the command says" in n]
+
+
+@pytest.mark.parametrize("text", ["vllm serve $MODEL -tp 4", "trtllm-serve ${MODEL} --tp_size 4"])
+def test_a_variable_for_the_model_is_asked_for_by_its_name(text) -> None:
+    error = refusal("import", text, *ON)
+    assert [q["name"] for q in error["asked"]] == ["$MODEL", "isl", "osl", "concurrency"]
+    assert "--set MODEL=" in error["legal"]
+    assert "$MODEL" in refusal("import", text, *ON, *LOAD)["message"]
+    assert answer("import", text, *ON, *LOAD, "--set", f"MODEL={SERVED}")["model"] == "llama-3.1-8b"
+
+
+def test_a_dense_model_has_no_word_on_experts_and_the_best_no_row_beside_itself() -> None:
+    text = f"vllm serve {SERVED} -tp 1 -dp 2"
+    d = answer("import", text, *ON, *LOAD)
+    assert not [n for n in d["notes"] if "experts" in n]
+    best = f"vllm serve {SERVED} -tp {d['best']['tp']} -pp {d['best']['pp']} -dp {d['best']['dp']}"
+    shown = run("import", best, *ON, *LOAD).out
+    assert "It is the best" in shown and "(0 to 0)" not in shown
+    assert not [row for row in shown.splitlines() if row.startswith("best ")]
+
+
 def test_a_change_is_advised_beyond_its_own_interval_only() -> None:
     text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 1 -pp 4"
     d = answer("import", text, *ON, *LOAD)
@@ -47,6 +85,80 @@ def test_compare_has_the_same_figures() -> None:
     ]
     for key in ("layout", "best", "changes", "verdict", "flags", "warnings", "runs"):
         assert beside[key] == alone[key]
+
+
+SERVED = "meta-llama/Llama-3.1-8B"
+SHARE = "--kv_cache_free_gpu_memory_fraction 0.2"
+
+
+def test_the_word_that_decides_is_the_source(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cfg.yaml").write_text("max-model-len: 8192\ntensor-parallel-size: 2\n")
+    command = f"vllm serve {SERVED} --config cfg.yaml --tensor-parallel-size 4"
+    d = answer("import", command, *ON, *LOAD)
+    assert d["layout"]["tp"] == 4 and d["from"]["tp"]["word"] == "--tensor-parallel-size 4"
+    assert d["from"]["max_len"]["file"] == "cfg.yaml"
+
+
+def test_what_a_file_or_a_flag_says_is_not_the_targets_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text(
+        "enable_attention_dp: true\nkv_cache_config:\n  dtype: fp8\n  free_gpu_memory_fraction: 0.5\n"
+    )
+    engine = f"trtllm-serve {SERVED} --tp_size 4"
+    d = answer("import", f"{engine} --extra_llm_api_options more.yaml", *ON, *LOAD)
+    places = {
+        name: (d["from"][name]["file"], d["from"][name]["line"]) for name in ("dp", "kv_dtype")
+    }
+    assert places == {"dp": ("more.yaml", 1), "kv_dtype": ("more.yaml", 3)}
+    assert d["from"]["memory_share"]["line"] == 4 and d["from"]["pp"]["source"] == "default"
+    d = answer("import", f"{engine} {SHARE}", *ON, *LOAD)
+    assert (d["from"]["memory_share"]["source"], d["from"]["memory_share"]["word"]) == (
+        "flag",
+        SHARE,
+    )
+
+
+def test_keys_of_a_deepspeed_file_are_the_source(tmp_path) -> None:
+    zero = tmp_path / "zero.json"
+    zero.write_text(
+        '{"train_batch_size": 16,\n "train_micro_batch_size_per_gpu": 1,\n "bf16": {"enabled": true},\n'
+        ' "zero_optimization": {"stage": 2}}'
+    )
+    d = answer("import", str(zero), *OF, "--gpus", "8", "--seq", "4096")
+    read = d["from"]
+    assert (read["shard"]["word"], read["shard"]["line"]) == ("zero_optimization.stage: 2", 4)
+    assert read["dtype"]["source"] == read["micro_batch"]["source"] == "flag"
+    assert read["tp"]["source"] == "default"
+
+
+TRAINED = (
+    "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 32 "
+    "--hidden-size 4096 --num-attention-heads 32 --group-query-attention --num-query-groups 8 "
+    "--ffn-hidden-size 14336 --seq-length 4096 --micro-batch-size 1 --global-batch-size 16 --bf16 "
+    "--use-distributed-optimizer"
+)
+OF = ("--model", "llama-3.1-8b", *ON)
+
+
+def test_an_offload_that_the_memory_does_not_need_is_advised_against() -> None:
+    d = answer("import", f"{TRAINED} --optimizer-cpu-offload", *OF)
+    (row,) = [r for r in d["changes"] if r["axis"] == "offload_optimizer"]
+    without = answer("import", TRAINED, *OF)
+    assert row["step_s"] == without["yours"]["step_s"] < d["yours"]["step_s"]
+    assert row["fits"] and row["advised"] and row["gain_low"] < row["gain"] < row["gain_high"]
+    assert [r["axis"] for r in without["changes"] if r["axis"] == "offload_optimizer"] == []
+    shown = run("import", f"{TRAINED} --optimizer-cpu-offload", *OF).out
+    assert "optimizer on the host" in shown and "with it on the GPUs a step takes" in d["verdict"]
+
+
+def test_an_offload_without_which_it_does_not_fit_is_kept() -> None:
+    text = TRAINED.replace("-size 2 --num", "-size 1 --num").replace(
+        " --use-distributed-optimizer", ""
+    )
+    d = answer("import", f"{text} --optimizer-cpu-offload", *OF)
+    assert d["runs"] and not [r for r in d["changes"] if r["axis"] == "offload_optimizer"]
+    assert run("import", text, *OF, "--json").code == 3
 
 
 def test_fewer_at_once_than_asked_is_priced_and_a_misfit_is_none() -> None:

@@ -30,6 +30,25 @@ CASES = {
         "llama-3.1-8b",
         [("refused", "longer_than_positions")],
     ),
+    "all recomputed by no method": (
+        TRAIN
+        + "--tensor-model-parallel-size 2 --recompute-granularity full --recompute-num-layers 1",
+        "llama-3.1-8b",
+        [("refused", "recompute_without_method")],
+    ),
+    "all recomputed in units of no size": (
+        TRAIN
+        + "--tensor-model-parallel-size 2 --recompute-granularity full --recompute-method block",
+        "llama-3.1-8b",
+        [("refused", "recompute_without_layers")],
+    ),
+    "all recomputed": (
+        TRAIN
+        + "--tensor-model-parallel-size 2 --recompute-granularity full --recompute-method uniform "
+        "--recompute-num-layers 1",
+        "llama-3.1-8b",
+        [],
+    ),
     "overlap alone": (
         TRAIN + "--tensor-model-parallel-size 2 --tp-comm-overlap",
         "llama-3.1-8b",

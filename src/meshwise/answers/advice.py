@@ -6,7 +6,13 @@ from __future__ import annotations
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.training import training_mesh_words
-from meshwise.search.compare import ENGINE_OPTIONS, Compared, ComparedServing, holds_requests
+from meshwise.search.compare import (
+    ENGINE_OPTIONS,
+    OPTIONS,
+    Compared,
+    ComparedServing,
+    holds_requests,
+)
 from meshwise.search.gains import Gain
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.training.rows import PlanRow
@@ -21,6 +27,8 @@ _SPOKEN = {
     "decomposed": "overlap",
     "sequence_parallel": "sequence parallelism",
     ENGINE_OPTIONS: "engine options",
+    "offload_optimizer": "optimizer on the GPUs",
+    "offload_layers": "activations on the GPUs",
 }
 
 
@@ -39,6 +47,11 @@ def _layout(row: PlanRow | ServingRow) -> object:
     return row.found.layout if isinstance(row, PlanRow) else row.layout
 
 
+def is_best(c: Compared | ComparedServing) -> bool:
+    """Whether the command's layout is the best itself."""
+    return c.best is not None and _layout(c.best) == _layout(c.mine)
+
+
 def _of_memory(c: Compared | ComparedServing) -> list[str]:
     """Whether it runs at all, and how many of the requests in flight do at a time."""
     if not c.runs:
@@ -54,7 +67,7 @@ def _against_best(c: Compared | ComparedServing) -> list[str]:
     best, trains = c.best, isinstance(c, Compared)
     if best is None:
         return [f"No layout of as many GPUs {'fits' if trains else 'serves this load'}."]
-    if _layout(best) == _layout(c.mine):
+    if is_best(c):
         return ["It is the best layout of these GPUs."]
     if not c.runs:
         return [f"The best that does: {_mesh(best)}."]
@@ -77,19 +90,19 @@ def _loss(mine: PlanRow | ServingRow, best: PlanRow | ServingRow) -> float:
 
 
 def _pairs(c: Compared | ComparedServing) -> list[tuple[str, PlanRow | ServingRow, Gain]]:
-    """Single changes of the layout, each with what it brings."""
+    """Single changes, each with what it brings."""
     found: list[tuple[str, PlanRow | ServingRow, Gain]] = []
     if isinstance(c, Compared):
         found += [(axis, r, g) for (axis, r), g in zip(c.changes, c.gains, strict=True)]
     else:
         found += [(axis, r, g) for (axis, r), g in zip(c.changes, c.gains, strict=True)]
-    return [pair for pair in found if pair[0] != ENGINE_OPTIONS]
+    return found
 
 
 def _single_change(c: Compared | ComparedServing) -> list[str]:
     """The single change that brings the most, if it is better than nothing beyond its own interval."""
-    pairs = _pairs(c)
-    if not pairs or c.best is None or _layout(c.best) == _layout(c.mine):
+    pairs = [p for p in _pairs(c) if p[0] not in OPTIONS]
+    if not pairs or c.best is None or is_best(c):
         return []
     trains = isinstance(c, Compared)
     if not c.runs:
@@ -98,10 +111,16 @@ def _single_change(c: Compared | ComparedServing) -> list[str]:
     axis, row, gain = next((p for p in pairs if p[2].advised), pairs[0])
     if not gain.advised:
         return [
-            f"No single change is better beyond its own interval: {axis_words(axis)} ({_mesh(row)}) is a tie."
+            f"No single change {_of_layout(c)}is better beyond its own interval: {axis_words(axis)} "
+            f"({_mesh(row)}) is a tie."
         ]
     more = "saves" if trains else "brings"
     return [f"Of single changes {axis_words(axis)} {more} {gain_words(gain)}: {_mesh(row)}."]
+
+
+def _of_layout(c: Compared | ComparedServing) -> str:
+    """That the layout is meant, where a change of something else is told beside it."""
+    return "of the layout " if _without_options(c) else ""
 
 
 def gain_words(gain: Gain) -> str:
@@ -111,9 +130,10 @@ def gain_words(gain: Gain) -> str:
 
 
 def _without_options(c: Compared | ComparedServing) -> list[str]:
-    """What the command's own engine options cost its layout, where that is more than a tie."""
+    """What the command's own engine options cost its layout, or what it keeps on the host, where that is
+    more than a tie."""
     if isinstance(c, Compared):
-        return []
+        return _without_offload(c)
     found = zip(c.changes, c.gains, strict=True)
     row, gain = next(((r, g) for (axis, r), g in found if axis == ENGINE_OPTIONS), (None, None))
     if row is None or gain is None:
@@ -122,3 +142,24 @@ def _without_options(c: Compared | ComparedServing) -> list[str]:
     if not c.runs:
         return [f"{without} fits."] if holds_requests(row) else []
     return [f"{without} serves {words.percent(gain.share)} more."] if gain.advised else []
+
+
+_HELD = {
+    "offload_optimizer": "The optimizer is offloaded to the host: with it on the GPUs",
+    "offload_layers": "Activations are offloaded to the host: with them on the GPUs",
+}
+
+
+def _without_offload(c: Compared) -> list[str]:
+    """What it costs to keep on the host what the GPUs' memory holds."""
+    found = []
+    for (axis, row), gain in zip(c.changes, c.gains, strict=True):
+        if axis not in OPTIONS or not row.fits:
+            continue
+        lead = _HELD[axis]
+        if not c.runs:
+            found.append(f"{lead} it fits.")
+        elif gain.advised:
+            fits = "fits, tight" if row.tight else "fits"
+            found.append(f"{lead} a step takes {gain_words(gain)} less time, and {fits}.")
+    return found

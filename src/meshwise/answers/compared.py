@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
-from meshwise.answers.advice import axis_words, compared_verdict, gain_words
+from meshwise.answers.advice import axis_words, compared_verdict, gain_words, is_best
 from meshwise.answers.records.layout import serving_row, training_row
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import fits_words
@@ -216,14 +216,14 @@ def comparison_table(c: Compared | ComparedServing) -> Table:
     if isinstance(c, Compared):
         header = ("change", "layout", "saves", "step", "MFU", "comm", "memory", "fits")
         trained = [("yours", c.mine), *((axis_words(axis), r) for axis, r in c.changes)]
-        trained += [("best", c.best)] if c.best is not None else []
+        trained += [("best", c.best)] if c.best is not None and not is_best(c) else []
         for (name, row), gain in zip(trained, gains, strict=False):
             first, *rest = _training_cells(row)
             body.append((name, first, gain, *rest))
     else:
         header = ("change", "layout", "brings", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
         served = [("yours", c.mine), *((axis_words(axis), r) for axis, r in c.changes)]
-        served += [("best", c.best)] if c.best is not None else []
+        served += [("best", c.best)] if c.best is not None and not is_best(c) else []
         for (name, own), gain in zip(served, gains, strict=False):
             first, *rest = _serving_cells(own)
             body.append((name, first, gain, *rest))

@@ -78,7 +78,9 @@ class ImportResult(Answer):
     def page(self) -> Page:
         p, job = self.parsed, self.parsed.job
         formats = [f for f in (job.dtype, job.weight_dtype, job.kv_dtype) if f]
-        said = ", ".join([format_gpus(job.gpus), job.words, *dict.fromkeys(formats)])
+        held = ["optimizer on the host"] * bool(job.offload_optimizer)
+        held += ["activations on the host"] * bool(job.offload_layers)
+        said = ", ".join([format_gpus(job.gpus), job.words, *dict.fromkeys(formats), *held])
         heading = f"{target(p.target).title} command: {self._model}, {said}"
         # what was assumed comes before the figures that rest on it
         heading = "\n".join([heading, *command_lines(p, self.compared)])

@@ -263,6 +263,7 @@ def _compared(
     from meshwise import commands
     from meshwise.answers.compared import ReadCommand
     from meshwise.api import Serving
+    from meshwise.launch.account.sources import at_load
     from meshwise.launch.table import target
     from meshwise.layouts.pins import read_pins
     from meshwise.search.training.question import Planned
@@ -297,6 +298,8 @@ def _compared(
             value=job.model,
             legal=f"a command that runs {model.name}, or a plan of the command's model",
         ) from None
+    if not isinstance(load, Serving):
+        parsed = at_load(parsed, {"global_batch": load.batch, "seq": load.seq})
     own = None
     if serves and not o.has("stack") and not stack.ideal:  # the plan's own is the usual one
         own = plan_options.serving_stack(o.but(stack=target(parsed.target).stack))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from meshwise.errors import InputError
+from meshwise.launch.account.file_words import file_words
 from meshwise.launch.account.launch_warning import LaunchWarning
 from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, key_lines
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
-from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, read_words
+from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, flag_kind, read_words
 from meshwise.launch.job import Job
 from meshwise.launch.settings import defaults
 from meshwise.launch.settings.settings import Settings
@@ -46,6 +48,11 @@ class Parsed(NamedTuple):
     commands: int = 1  # that the text starts
     warnings: tuple[LaunchWarning, ...] = ()  # that the target would give, or gives too late
     shape: tuple[tuple[str, object], ...] = ()  # what its flags say of the model
+    unplaced: tuple[
+        str, ...
+    ] = ()  # settings that no one word gives: a file, a recipe, a program does
+    # what the caller gives otherwise than the command: field, value
+    instead: tuple[tuple[str, int], ...] = ()
 
 
 class Asked(NamedTuple):
@@ -59,6 +66,12 @@ class Asked(NamedTuple):
     which: str | int | None = None
     values: Mapping[str, str] = MappingProxyType({})
     files: Mapping[str, str] = MappingProxyType({})
+
+
+def _holds_a_model(word: str) -> bool:
+    """Whether a variable that stands for itself is called as one that holds a model, not its options."""
+    called = re.search(r"MODEL|CKPT|CHECKPOINT", word, re.IGNORECASE)
+    return called is not None and not re.search(r"ARG|OPT|FLAG|EXTRA", word, re.IGNORECASE)
 
 
 class NoLaunch(InputError):
@@ -112,24 +125,36 @@ def of_table(
     split = function_of(chosen, "split")
     if split is not None:
         found, table = split(table)
+        words.flags[:0] = _words_of(file_words(found.get("yaml", {}), chosen, text, file))
     own = config_files.as_words(table)
     keys = [w.partition("=")[0].lstrip("-") for w in own]
     read = read_words(own, chosen, PlacedWords(file, key_lines(text, keys) if text else ()))
     words.ignored.extend(read.ignored)
     words.unpriced.extend(read.unpriced)
     words.unknown.extend(read.unknown)
-    words.flags.extend(read.flags)
+    words.flags[:0] = read.flags  # a command's own flags come last, as they decide
     return found | {k: v for k, v in read.settings.items() if v is not None}
+
+
+def _words_of(found: Sequence[tuple[str, Origin]]) -> list[FlagWord]:
+    return [FlagWord(origin, flag_kind(setting), setting) for setting, origin in found]
+
+
+def with_file_words(read: Parsed, found: Sequence[tuple[str, Origin]]) -> Parsed:
+    """What is read of a file, with the keys that say it."""
+    return read._replace(flags=(*_words_of(found), *read.flags))
 
 
 def from_settings(
     chosen: Target, settings: Settings, words: ReadWords, asked: Asked, world: int | None
 ) -> Parsed:
+    placed = {f.setting for f in words.flags}
+    unplaced = tuple(k for k, v in settings.items() if v is not None and k not in placed)
     settings["experts"] = asked.experts
     world = settings.pop("gpus", None) or world
     named = asked.model or settings.get("model") or ""
-    if not named and words.positional and chosen.phase == "serve":
-        named = words.positional[0]
+    if not named and chosen.phase == "serve":
+        named = next(iter((*words.positional, *filter(_holds_a_model, words.unread))), "")
     fields, notes = read_settings(chosen, settings, world)
     extra, said = defaults.where_not_said(chosen, settings, fields)
     unpriced_settings = function_of(chosen, "unpriced")
@@ -149,6 +174,7 @@ def from_settings(
         assumed=tuple(said),
         nodes=settings.get("nodes", settings.get("machines")),
         flags=tuple(words.flags),
+        unplaced=unplaced,
         shape=() if shape is None else tuple(shape(settings).items()),
     )
 

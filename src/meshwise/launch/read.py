@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.account import candidates, roles
+from meshwise.launch.account.file_words import file_words
 from meshwise.launch.account.launch_text import check_values, in_file
 from meshwise.launch.account.launcher_values import (
     NUMBER_OF_GPUS,
@@ -34,6 +36,7 @@ from meshwise.launch.parsed import (
     of_table,
     on_gpus,
     states_a_layout,
+    with_file_words,
 )
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.settings.settings import Settings
@@ -98,7 +101,10 @@ def _parse(text: str, asked: Asked) -> Parsed:
         text = templates.blanks_as_variables(text)
     stripped = text.strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
-        return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
+        chosen = target("deepspeed")
+        zero = job_from(chosen, *zero_file.job_fields(stripped, asked.gpus), asked)
+        table = yaml_text.mapping(stripped, "command")
+        return with_file_words(zero, file_words(table, chosen, text))
     if yaml_text.looks_like(stripped):
         given, text = yaml_text.variables_before(text)
         stripped, given = text.strip(), given | dict(asked.values)
@@ -256,7 +262,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     if chosen.style == "json":
         table = zero_file.command_json(launch.after, script)
         fields, notes, ignored = zero_file.job_fields(table, world)
-        return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
+        read = job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
+        return with_file_words(read, _zero_file_words(json.loads(table), launch, script))
     questions: list[OpenValue] = []
     many = len(launch.before)
     words = read_words(launch.after, chosen, PlacedWords("", launch.lines[many:]), questions)
@@ -287,6 +294,29 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
     own = tuple(Origin(w, line) for w, line in placed if w != IMAGE)
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
+
+
+# keys of a DeepSpeed JSON, and the trainer's options that fill them in
+_TRAINERS = {
+    "micro_batch": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "bf16": "bf16",
+    "fp16": "fp16",
+}
+
+
+def _zero_file_words(
+    table: dict[str, object], launch: Launch, script: Script
+) -> list[tuple[str, Origin]]:
+    """Where the values of a command's DeepSpeed JSON stand: in its file, or in the trainer's options."""
+    path = zero_file.config_path(launch.after) or ""
+    text = config_files.opened(path, "--deepspeed_config", script.files)
+    found = []
+    for setting, origin in file_words(table, launch.target, text, Path(path).name):
+        name = _TRAINERS.get(setting, "")
+        said = option([*launch.after, ""], name) if name else None
+        found.append((setting, origin if said is None else Origin(f"--{name} {said}".strip())))
+    return found
 
 
 def _named(settings: Settings, words: ReadWords) -> str:

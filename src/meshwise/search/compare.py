@@ -35,12 +35,16 @@ from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants
 from meshwise.search.training.rows import PlanRow, against, rows
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, replaced
 from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
 ENGINE_OPTIONS = "engine_options"  # the change that keeps the layout and drops these
+# of training the changes that keep the layout and hold on the GPUs what is on the host: each with its
+# switch there
+ON_THE_GPUS: dict[str, object] = {"offload_optimizer": False, "offload_layers": 0}
+OPTIONS = (ENGINE_OPTIONS, *ON_THE_GPUS)  # changes that are none of the layout
 _FREE = tuple(name for name in TRAINS if name != "dp")  # dp follows from the others
 
 
@@ -142,11 +146,12 @@ def compare_training(
         if listed and listed[0].layout != layout:
             found.append((_changed(axis, layout, listed[0].layout), listed[0]))
     found = [f for i, f in enumerate(found) if f[1].layout not in [g[1].layout for g in found[:i]]]
+    found += [(name, Found(0.0, v, layout)) for name, v in _without_offload(stack, w)]
     priced = rows([f for _, f in found], model, where) if found else []
     better = [
         (axis, against(mine, r, stack.ideal))
         for (axis, _), r in zip(found, priced, strict=True)
-        if r.step_s < mine.step_s or not mine.fits
+        if r.fits and (r.step_s < mine.step_s or not mine.fits)
     ]
     best = planned.plan.best if planned is not None else None
     if best is None:
@@ -165,6 +170,15 @@ def compare_training(
         w,
         "" if mine.fits else _too_much(model, where, w, stack, mine),
     )
+
+
+def _without_offload(stack: Stack, w: Training) -> list[tuple[str, Variant]]:
+    """The job with what is on the host back on the GPUs, each alone. Ideal rates have no host."""
+    found = []
+    for name, here in ON_THE_GPUS.items():
+        if not stack.ideal and getattr(stack.state, name) != here:
+            found.append((name, variants(replaced(stack, {name: here}), w)[0]))
+    return found
 
 
 def _too_much(model: Model, cluster: Cluster, w: Training, stack: Stack, mine: PlanRow) -> str:

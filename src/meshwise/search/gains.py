@@ -14,7 +14,7 @@ from meshwise.layouts.layout import arrays
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.serving.steady_state import steady_question
-from meshwise.search.training.rows import PlanRow
+from meshwise.search.training.rows import PlanRow, same_program
 from meshwise.simulate.iteration import Engine
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -45,7 +45,7 @@ class Gain(NamedTuple):
 def training_gain(mine: PlanRow, other: PlanRow, *, ideal: bool) -> Gain:
     """The share of a step that ``other`` saves."""
     saved, half = mine.step_s - other.step_s, 0.0
-    if not ideal and mine.found.layout != other.found.layout:
+    if not ideal and not same_program(mine, other):
         sd = difference_sd("step_s", (mine.step_s, mine.question), (other.step_s, other.question))
         half = NORMAL * sd
     return Gain(*((x / mine.step_s) for x in (saved, saved - half, saved + half)))

@@ -33,6 +33,11 @@ def _says(p: Parsed, setting: str) -> bool:
     return bool(words) and re.split(r"[=\s]", words[-1])[-1].lower() not in _OFF
 
 
+def _names(p: Parsed, *settings: str) -> bool:
+    """Whether a flag gives one of the settings."""
+    return any(f.setting in settings for f in p.flags)
+
+
 def _scheduler(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
     """vLLM's ``SchedulerConfig`` (vllm/config/scheduler.py) and the longest sequence that engines take."""
     job = p.job
@@ -86,6 +91,21 @@ def _megatron(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
             "overlap_without_sequence_parallel",
             f"overlap of TP's communication {why}",
             ("overlap", "sequence_parallel"),
+        )
+    whole = _names(p, "granularity") and job.recompute == "full"
+    if strict and whole and not _names(p, "recompute_method"):
+        yield LaunchWarning(
+            "refused",
+            "recompute_without_method",
+            "--recompute-granularity full without --recompute-method block or uniform",
+            ("recompute",),
+        )
+    elif strict and whole and not _names(p, "recompute_layers"):
+        yield LaunchWarning(
+            "refused",
+            "recompute_without_layers",
+            "--recompute-granularity full without --recompute-num-layers",
+            ("recompute",),
         )
     if strict and _says(p, "param_overlap"):
         sharded = ("distributed_optimizer", "fsdp")
@@ -149,9 +169,10 @@ def _exchange(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
 def _pipeline(p: Parsed) -> Iterator[LaunchWarning]:
     """Stages wait for each other: a step of m microbatches over p stages idles (p − 1) of (m + p − 1)."""
     job = p.job
-    if job.phase != "train" or job.pp == 1 or job.global_batch is None or job.micro_batch is None:
+    batch = dict(p.instead).get("global_batch", job.global_batch)
+    if job.phase != "train" or job.pp == 1 or batch is None or job.micro_batch is None:
         return
-    many = job.global_batch // (job.dp * job.micro_batch)
+    many = batch // (job.dp * job.micro_batch)
     if 0 < many < job.pp:
         idle = (job.pp - 1) / (many * job.vp + job.pp - 1)
         yield LaunchWarning(

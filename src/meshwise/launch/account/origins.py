@@ -53,6 +53,8 @@ def key_lines(text: str, keys: Sequence[str]) -> list[int]:
     for key in keys:
         at, whole = 0, True
         for part in key.split("."):
+            if whole and at and f'"{part}"' in rows[at - 1]:  # JSON on the line of its section
+                continue
             at, whole = _below(rows, part, at, whole)
         found.append(at if whole else 0)
     return found

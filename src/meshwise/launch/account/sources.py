@@ -3,10 +3,13 @@ target's release does by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from meshwise.launch.account.origins import KINDS, Origin
+from meshwise.launch.job import Job
 from meshwise.launch.parsed import Parsed
 from meshwise.launch.table import target
 
@@ -15,20 +18,61 @@ _GIVEN_BY = {
     "tp": ("tp", "megatron_tp"),
     "pp": ("pp", "megatron_pp"),
     "vp": ("vp", "layers_per_stage"),
-    "dp": ("dp", "dp_shard", "dp_replicate", "fsdp"),
-    "ep": ("ep", "expert_parallel"),
-    "etp": ("etp", "expert_parallel"),
-    "recompute": ("recompute", "granularity", "recompute_activations", "recomputation"),
-    "shard": ("shard", "distributed_optimizer", "sharding", "fsdp", "fsdp2", "stage", "zero_stage"),
+    "dp": ("dp", "dp_attention", "dp_shard", "dp_replicate", "fsdp"),
+    "ep": ("ep", "expert_parallel", "megatron_ep"),
+    "etp": ("etp", "expert_parallel", "megatron_etp"),
+    "recompute": (
+        "recompute",
+        "granularity",
+        "recompute_activations",
+        "recomputation",
+        "checkpointing",
+        "checkpoint_activations",
+        "megatron_recompute",
+    ),
+    "shard": (
+        "shard",
+        "distributed_optimizer",
+        "sharding",
+        "fsdp",
+        "fsdp2",
+        "stage",
+        "zero_stage",
+        "megatron_optimizer",
+        "resharding",
+        "reshard",
+        "dp_shard",
+        "zero_file",
+    ),
     "placement": ("pp_first",),
+    "cp": ("cp", "megatron_cp"),
+    "sequence_parallel": ("sequence_parallel", "megatron_sp"),
+    "micro_batch": ("micro_batch", "pp_microbatch", "micro_tokens", "local_batch", "accumulation"),
+    "global_batch": ("global_batch", "local_batch", "step_tokens", "micro_batch", "accumulation"),
+    "model": ("model", "stem", "family", "recipe"),
+    "memory_share": ("memory_share", "cache_share"),
+    "dispatcher": ("dispatcher", "backend", "script_backend", "deepep"),
     "overlap": ("tp_overlap",),
-    "dtype": ("dtype", "bf16", "fp16", "fp8", "precision", "mixed_precision", "quantization"),
-    "grad_dtype": ("grad_dtype", "grad_bf16", "grad_fp32"),
+    "dtype": (
+        "dtype",
+        "bf16",
+        "fp16",
+        "fp8",
+        "precision",
+        "mixed_precision",
+        "trainer_bf16",
+        "trainer_fp16",
+        "float8",
+        "converters",
+        "quantization",
+        "fp4",
+    ),
+    "grad_dtype": ("grad_dtype", "grad_bf16", "grad_fp32", "reduce"),
     "weight_dtype": ("weight_dtype", "quantization"),
     "concurrency": ("max_seqs", "concurrency"),
     "eager": ("eager", "graphs"),
     "chunked_prefill": ("chunked", "whole"),
-    "draft_tokens": ("draft_tokens", "speculation"),
+    "draft_tokens": ("draft_tokens", "draft_steps", "speculation", "draft_model"),
 }
 _AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch", "sequence_parallel")
 _LAYOUT = {
@@ -51,11 +95,18 @@ _BESIDE = (
 )
 
 
+_PLAIN = {f.name: f.default for f in msgspec.structs.fields(Job)}
+_FOLLOWS = ("etp", "micro_batch")  # from the other degrees, or taken for 1 with a note
+_FILES = "the command's files"  # of a value whose own word is not known
+_READ_FROM = dict.fromkeys(("recipe", "family", "module"), "its recipe")
+
+
 def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Field of the job → ``source`` (flag, launcher, caller, default) with ``file``, ``line`` and
+    """Field of the job → ``source`` (flag, file, launcher, caller, default) with ``file``, ``line`` and
     ``word``, or the release whose default it is."""
     chosen, job = target(p.target), p.job
     by_setting = {f.setting: f.origin for f in p.flags if f.setting}
+    read_from = next((word for s, word in _READ_FROM.items() if s in by_setting), _FILES)
     release = f"{chosen.title} {chosen.version}"
     found: dict[str, dict[str, Any]] = {}
     for name in (*_LAYOUT[job.phase], *_BESIDE):
@@ -68,10 +119,30 @@ def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
         elif name == "dp" and job.phase == "train":
             found[name] = _world(p, asked)
         elif name in _LAYOUT[job.phase] or value not in (None, ""):
-            found[name] = {"source": "default", "file": None, "line": None, "word": release}
-    for name in asked:
+            said = not set(_GIVEN_BY.get(name, (name,))).isdisjoint(p.unplaced)
+            if not by_setting and not p.unplaced:  # a text none of whose words has a place
+                said = name not in _FOLLOWS and value != _PLAIN[name]
+            source, word = ("file", read_from) if said else ("default", release)
+            found[name] = {"source": source, "file": None, "line": None, "word": word}
+    for name in (*asked, *(name for name, _ in p.instead)):
         found[name] = {"source": "caller", "file": None, "line": None, "word": name}
     return found
+
+
+def at_load(parsed: Parsed, load: Mapping[str, int | None]) -> Parsed:
+    """The command where a load is priced that it says otherwise: each such value is noted, with its word."""
+    other = [
+        (name, value)
+        for name, value in load.items()
+        if value is not None and getattr(parsed.job, name) not in (None, value)
+    ]
+    said, notes = sources(parsed, ()), []
+    for name, value in other:
+        own = said[name]
+        placed = own["source"] == "flag" and f" {getattr(parsed.job, name)}" in f" {own['word']}"
+        word = own["word"] if placed else f"{name} {getattr(parsed.job, name)}"
+        notes.append(f"the command says {word}; {value} is priced")
+    return parsed._replace(notes=(*notes, *parsed.notes), instead=tuple((n, v) for n, v in other))
 
 
 def _record(source: str, origin: Origin) -> dict[str, Any]:
@@ -104,7 +175,7 @@ def sources_line(found: dict[str, dict[str, Any]]) -> str:
     lines = any((s["line"] or 1) > 1 for s in flags)
     said, defaults, release = [], [], ""
     for name, s in found.items():
-        if s["source"] == "flag":
+        if s["source"] in ("flag", "file"):
             where = [s["file"]] if s["file"] else []
             where += [f"line {s['line']}"] if s["line"] and (lines or s["file"]) else []
             said.append(f"{s['word']} ({' '.join(where)})" if where else str(s["word"]))

@@ -124,12 +124,18 @@ def _exposed(e: Estimate) -> dict[str, Array]:
     return by_axis
 
 
+def same_program(one: PlanRow, other: PlanRow) -> bool:
+    """Whether two rows are one layout of one software: their times err alike."""
+    a, b = one.found, other.found
+    return a.layout == b.layout and a.variant.stack == b.variant.stack
+
+
 def against(best: PlanRow, other: PlanRow, ideal: bool) -> PlanRow:
     """``other`` with its difference to the best, and whether that is a tie: below 1.645 of its own
     standard deviations, by the doubt that intervals have too."""
     difference = other.step_s - best.step_s
     spread_s = 0.0
-    if not ideal and best.found.layout != other.found.layout:
+    if not ideal and not same_program(best, other):
         spread_s = difference_sd(
             "step_s", (best.step_s, best.question), (other.step_s, other.question)
         )
