@@ -253,6 +253,7 @@ SPELLED = {
     "answers/validate.py": {"--json"},
     # commands that go one step further, in full
     "answers/catalog.py": {"--toml"},
+    "launch/wrappers/servers.py": {"--gpus"},  # docker's own
     "errors.py": {"--dcp", "--tp"},  # says how the command line spells them
 }
 SPELLING = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

@@ -3,6 +3,9 @@
 import pytest
 from tests.cli.running import run
 
+from meshwise.errors import InputError
+from meshwise.launch import parse
+
 LOAD = ("--on", "hgx-h100", "--isl", "1024", "--osl", "64", "--concurrency", "16")
 STARTS = {
     "vllm": "vllm serve meta-llama/Llama-3.1-8B -tp 2",
@@ -188,3 +191,24 @@ def test_a_job_says_its_rules_in_its_command():
     for name in STARTS:
         job = parse(f"{STARTS['vllm']} --no-enable-chunked-prefill").job
         assert not write_launch(job, name).untranslated.get("chunked_prefill")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--speculative-config.method ngram --speculative-config.num_speculative_tokens 4",
+        "--speculative-config.method=ngram --speculative-config '{\"num_speculative_tokens\": 4}'",
+    ],
+)
+def test_keys_by_dots_are_the_flags_json(words):
+    said = '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 4}\''
+    assert parse(f"vllm serve m -tp 2 {words}").job == parse(f"vllm serve m -tp 2 {said}").job
+
+
+@pytest.mark.parametrize("said", ["2", "'\"device=0,1\"'", "device=3"])
+def test_a_container_with_fewer_gpus_than_its_server_takes(said):
+    command = f"docker run --gpus {said} vllm/vllm-openai:latest --model m -tp 4"
+    with pytest.raises(InputError) as caught:
+        parse(command)
+    assert caught.value.field == "--gpus"
+    assert parse(command.replace(said, "all", 1)).job.tp == 4

@@ -110,3 +110,19 @@ def test_a_flag_of_another_first_letter_is_no_slip() -> None:
         "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --patch-size 14"
     )
     assert parse(text).job.tp == 2
+
+
+def test_a_loop_that_reads_lines_starts_a_command_for_each() -> None:
+    text = (
+        'while read -r m tp; do\n  vllm serve "$m" -tp "$tp" &\ndone <<EOF\norg/a 1\norg/b 4\nEOF\n'
+    )
+    assert parse(text, which=2).job.tp == 4
+    open_ = text.replace("<<EOF\norg/a 1\norg/b 4\nEOF", "< models.txt")
+    assert [q["name"] for q in _asked(open_)] == ["$m", "$tp"]
+
+
+def test_arguments_of_a_function_are_those_of_the_script() -> None:
+    text = 'main() { local tp="${1:-4}"; vllm serve org/m -tp "$tp"; }\nmain "$@"\n'
+    assert [q["name"] for q in _asked(text)] == ["$@"]
+    assert parse(text, values={"@": ""}).job.tp == 4
+    assert parse(text, values={"@": "2"}).job.tp == 2

@@ -470,3 +470,11 @@ def test_unknown_flags_of_parallelism_are_not_followed_and_said() -> None:
 def test_a_long_script_is_read_in_time() -> None:
     rows = "".join(f"export V{i}={i}\n" for i in range(8_000))
     assert parse(f"{rows}{RUN} --tensor-model-parallel-size 4").job.tp == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["a {\U000def9f5", "echo \u2705 ${X} \U0003b558 {a}", "\u00e9() { :; }"]
+)
+def test_characters_beyond_ascii_are_parts_of_words(text: str) -> None:
+    """The grammar's scanner crashes the process on some of them."""
+    assert parse(f"{text}\nvllm serve org/m\u00e9 -tp 2").job.model == "org/m\u00e9"

@@ -388,3 +388,23 @@ def test_keys_of_the_file_are_known_or_named() -> None:
 def test_a_file_with_few_keys_of_an_engine_is_nobodys() -> None:
     text = "max_model_len: 4096\n" + "".join(f"reward_{i}: 1\n" for i in range(6))
     assert isinstance(refused(text), NoLaunch)
+
+
+def test_pods_that_nnodes_joins_are_one_server() -> None:
+    text = """apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: s}
+spec:
+  replicas: %d
+  template:
+    spec:
+      containers:
+      - name: s
+        image: lmsysorg/sglang
+        command: ["/bin/bash", "-c"]
+        args: ["python3 -m sglang.launch_server --model-path m --tp 16 --nnodes 2 --node-rank $POD_INDEX"]
+        resources: {limits: {nvidia.com/gpu: 8}}
+"""
+    assert (parse(text % 2).job.tp, parse(text % 2).job.dp) == (16, 1)
+    assert parse(text % 4).job.dp == 2
+    assert refused(text % 3).field == "--nnodes"

@@ -143,7 +143,7 @@ def test_words_that_are_no_flags_of_the_target_are_named() -> None:
 def test_keys_of_a_table_and_levels_are_parts_of_their_flag() -> None:
     read = parse("vllm serve llama-3.1-8b -tp 2 -O3 --compilation-config.cudagraph_mode NONE")
     said = [u.flag for u in read.unpriced]
-    assert said == ["-O3", "--compilation-config.cudagraph_mode NONE"]
+    assert said == ["-O3", '--compilation-config={"cudagraph_mode": "NONE"}']
     assert not read.notes
 
 

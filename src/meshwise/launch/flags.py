@@ -12,6 +12,7 @@ from meshwise.launch.settings.megatron_model import ASKED_LATER
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import unset_names
 from meshwise.launch.shell.values.memory import WHY, reasons
+from meshwise.launch.spelling.dotted import dotted_merged
 from meshwise.launch.spelling.flag_values import flag_value
 from meshwise.launch.spelling.misspelt import about_parallelism, misspelt
 from meshwise.launch.spelling.source_flags import (
@@ -101,8 +102,8 @@ def read_words(
     place = placed or PlacedWords()
     asked: list[OpenValue] = [] if questions is None else questions
     reader = _Reader(words, chosen, place, asked)
-    while reader.at < len(words):
-        line = place.line(reader.at)
+    while reader.at < len(reader.words):
+        line = reader.place.line(reader.at)
         try:
             reader.step()
         except MeshwiseError as error:
@@ -124,6 +125,14 @@ class _Reader:
     ) -> None:
         self.words, self.chosen, self.place, self.asked = list(words), chosen, place, asked
         self.known, self.found, self.at = chosen.by_spelling(), no_words(), 0
+        if chosen.dotted:
+            self.words, lines = dotted_merged(words, place.lines, self._is_flag)
+            self.place = place._replace(lines=lines)
+
+    def _is_flag(self, name: str) -> bool:
+        source = source_flags(self.chosen.name)
+        known = source is not None and source.get(name) is not None
+        return known or _flag(self.known, name, self.chosen) is not None
 
     def step(self) -> None:
         """The next word with its values."""

@@ -62,6 +62,7 @@ class Target(NamedTuple):
     own_way: tuple[str, ...] = ()  # fields of a job in which it does not do as others do
     takes_value: frozenset[str] = frozenset()  # flags with a value, of no matter to the layout
     bare: frozenset[str] = frozenset()  # the same without a value
+    dotted: bool = False  # its parser takes keys of a flag's JSON by dots
     abbreviates: bool = False  # its parser takes the beginning of a flag for the flag
     script_flags: bool = False  # what follows the script is the script's own
     wrappers: tuple[str, ...] = ()

@@ -69,7 +69,7 @@ def check_values(
                 f"values={shorten(str(said))}: no name of a variable",
                 field="values",
                 value=said,
-                legal="NAME=VALUE, such as TP=8, 1=8 for the first argument, @='--tp 8' for all",
+                legal="NAME=VALUE, such as TP=8, 1=8 for the first argument, or @=… for all of them",
             )
         if not any(re.search(rf"(?<!\w){name}(?!\w)", t) for t in (text, *files.values())):
             raise InputError(

@@ -16,7 +16,7 @@ from meshwise.launch.wrappers import slurm
 
 MAX_TEXT = 1 << 20  # characters of a command
 
-_UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+)|\$([A-Za-z_]\w*|[0-9])")
+_UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+|@)|\$([A-Za-z_]\w*|[0-9]|@)")
 
 
 class StartedCommand(NamedTuple):

@@ -13,6 +13,7 @@ from meshwise.launch.shell.values.memory import ShellValue, unfollowed
 from meshwise.launch.shell.way import MAX_OF_PART, Way, changed_is_unknown, distinct
 
 MAX_TURNS = 1_000  # of a loop with a condition
+_READS = re.compile(r"(?:\w+=\S*\s+)*read\b")
 _ARGUMENTS = re.compile(r"\$\{?[#1@*]|getopts")
 
 
@@ -78,9 +79,18 @@ class Loops(ABC):
     def _while(self, node: While, way: Way) -> list[Way]:
         turns = 0
         before = dict(way.memory.values)
+        reads = _READS.match(node.condition.text.strip()) is not None and not node.until
         while True:
             rows = way.given
+            if reads and rows == "":
+                return [way]
             ways = self.body(node.condition, [way])
+            if (
+                reads and rows is not None
+            ):  # a turn for each line, whether or not its words are known
+                for each in ways:
+                    each.given = rows.partition("\n")[2]
+                    each.status = True if each.status is None else each.status
             if len(ways) != 1:
                 return self._once(node, ways, before)
             way = ways[0]

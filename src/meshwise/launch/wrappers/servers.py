@@ -17,12 +17,33 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     if launch.target.phase != "serve":
         return first
     pod = manifests.server_pods(launch.variables)
+    joined = _joined(first, alike, pod)
+    if joined is not None:
+        return with_copies(first, joined) if joined > 1 else first
     spans = _spans(first, pod, script)
     if spans == 1:
         _enough(first, launch, pod, script)
     many = len({_server(x, pod) for x in alike}) * (pod.servers // spans)
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return with_copies(first, many) if many > 1 else first
+
+
+def _joined(first: Parsed, alike: list[Launch], pod: manifests.ServerPods) -> int | None:
+    """Servers of pods that `--nnodes` joins; None where it joins none. Raise where the pods are no multiple
+    of it, or have fewer GPUs together than the server takes."""
+    nodes = whole_number(option(alike[0].after, "nnodes") or "") or 1
+    if nodes == 1 or pod.gpus is None or pod.size > 1:
+        return None
+    servers, rest = divmod(pod.servers * len(alike), nodes)
+    if rest or first.job.gpus > nodes * pod.gpus:
+        raise InputError(
+            f"--nnodes={nodes}: {pod.servers * len(alike)} pods of {pod.gpus} GPUs run a server of "
+            f"{first.job.gpus}",
+            field="--nnodes",
+            value=nodes,
+            legal=f"a multiple of {nodes} pods, of {-(-first.job.gpus // nodes)} GPUs each",
+        )
+    return servers
 
 
 def _spans(first: Parsed, pod: manifests.ServerPods, script: Script) -> int:
@@ -74,14 +95,34 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
             value=job.gpus,
             legal=f"{job.gpus} GPUs, or a layout of {tasks if mpi else nodes * (each or 1)}",
         )
-    visible = launch.variables.get("CUDA_VISIBLE_DEVICES", "")
-    if not re.fullmatch(r"\d+(,\d+)*", visible) or (first.nodes or 1) > 1 or backend == "ray":
+    if (first.nodes or 1) > 1 or backend == "ray":
         return
-    seen = len(visible.split(","))
-    if job.gpus > seen and option(launch.after, "data-parallel-size-local", "dpl") is None:
+    if option(launch.after, "data-parallel-size-local", "dpl") is not None:
+        return
+    for name, said in _visible(launch).items():
+        seen = len(said.split(",")) if "," in said or name != "--gpus" else int(said)
+        if job.gpus <= seen:
+            continue
         raise InputError(
-            f"command: {job.words} takes {job.gpus} GPUs: CUDA_VISIBLE_DEVICES names {seen}",
-            field="CUDA_VISIBLE_DEVICES",
-            value=visible,
+            f"command: {job.words} takes {job.gpus} GPUs: {name} names {seen}",
+            field=name,
+            value=said,
             legal=f"{job.gpus} devices, or a layout of {seen}",
         )
+
+
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+_CONTAINERS = ("docker", "podman", "nerdctl")
+
+
+def _visible(launch: Launch) -> dict[str, str]:
+    """Devices that a server sees, by what names them: indices, or of ``docker run --gpus N`` their number."""
+    before = launch.before
+    found = {name: launch.variables.get(name, "") for name in _DEVICES}
+    if any(w.rpartition("/")[2] in _CONTAINERS for w in before):
+        found |= {n: v for w in before for n, _, v in [w.partition("=")] if n in _DEVICES}
+        gpus = (option(before, "gpus") or "").strip("\"'")
+        named = gpus.removeprefix("device=")
+        # `device=3` is one device, whatever its index
+        found["--gpus"] = named if named == gpus or "," in named else "1"
+    return {name: v for name, v in found.items() if re.fullmatch(r"\d+(,\d+)*", v)}

@@ -13,6 +13,9 @@ from meshwise.errors import InputError, shorten
 
 MAX_PARSE_SECONDS = 5.0  # a text of 1 MB takes one; brackets in brackets without end take minutes
 _ROUNDS = 4
+# the grammar's scanner looks characters up in C's table of bytes and crashes beyond it; a shell takes them
+# as parts of words, as it does this one
+_ASCII = bytes(i if i < 128 else ord("_") for i in range(256))
 _MAX_ERRORS = 300
 # `${NAME!why}`: a value that stays unread, see expand
 _UNREAD = re.compile(rb"\$\{(?:[A-Za-z_]\w*|[0-9@*])!([^{}]*)\}")
@@ -79,7 +82,7 @@ class ScriptSource:
         return any(a < end and start < b for a, b in self.covered)
 
     def _parsed(self) -> Any:
-        data = bytearray(self.data)
+        data = bytearray(self.data.translate(_ASCII))
         if data.rstrip().endswith(b"\\"):  # a line that would go on, and no line after it
             data[len(data.rstrip()) - 1] = 32
         for match in _UNREAD.finditer(data):
