@@ -478,3 +478,9 @@ def test_a_long_script_is_read_in_time() -> None:
 def test_characters_beyond_ascii_are_parts_of_words(text: str) -> None:
     """The grammar's scanner crashes the process on some of them."""
     assert parse(f"{text}\nvllm serve org/m\u00e9 -tp 2").job.model == "org/m\u00e9"
+
+
+@pytest.mark.parametrize("text", [")||", "}|", ";;&&", "((||"])
+def test_what_no_grammar_has_ends_in_one_line(text: str) -> None:
+    with pytest.raises(MeshwiseError):
+        parse(text)

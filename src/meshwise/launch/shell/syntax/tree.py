@@ -81,7 +81,16 @@ class StatementBuilder:
         if node.has_error and whole:
             return self._unread(node)
         make = getattr(self, f"_{node.type}", None)
-        return self._unread(node) if make is None else make(node)
+        if make is None:
+            return self._unread(node)
+        try:
+            made: Statement = make(node)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            # an error of the text leaves nodes with other parts than the grammar has
+            if not self.source.root.has_error:
+                raise
+            return self._unread(node)
+        return made
 
     def _body(self, nodes: Sequence[Any]) -> Body:
         return Body(self.source, nodes)
