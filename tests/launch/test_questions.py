@@ -126,3 +126,7 @@ def test_arguments_of_a_function_are_those_of_the_script() -> None:
     assert [q["name"] for q in _asked(text)] == ["$@"]
     assert parse(text, values={"@": ""}).job.tp == 4
     assert parse(text, values={"@": "2"}).job.tp == 2
+    assert parse(text, values={"1": "2"}).job.tp == 2
+    shifted = 'N=${1:-4}\nshift\nvllm serve org/m -tp "$N" "$@"\n'
+    assert parse(shifted, values={"1": "8"}).job.tp == 8
+    assert parse(shifted, values={"1": "8", "2": "-pp", "3": "2"}).job.pp == 2

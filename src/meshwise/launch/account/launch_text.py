@@ -71,7 +71,10 @@ def check_values(
                 value=said,
                 legal="NAME=VALUE, such as TP=8, 1=8 for the first argument, or @=… for all of them",
             )
-        if not any(re.search(rf"(?<!\w){name}(?!\w)", t) for t in (text, *files.values())):
+        stands = rf"(?<!\w){name}(?!\w)"
+        if name.isdigit():  # one of all
+            stands += r"|\$\{?[@*]|\bshift\b"
+        if not any(re.search(stands, t) for t in (text, *files.values())):
             raise InputError(
                 f"values={name}: the text has no such variable",
                 field="values",

@@ -136,6 +136,9 @@ def read_script(
     start: dict[str, ShellValue] = dict(slurm.variables(batch))
     if "@" in wins:
         start["@"] = tuple(shlex.split(wins.pop("@")))
+    elif "1" in wins:  # those that are given are all
+        last = next(n for n in range(1, 100) if str(n + 1) not in wins)
+        start["@"] = tuple(wins[str(n)] for n in range(1, last + 1))
     found = []
     for way in follow(text, start, dict(files or {}), wins):
         history = _History(way.memory.log)
