@@ -242,3 +242,23 @@ def test_a_flags_value_with_spaces_stays_one_word() -> None:
     written = write_launch(read.job, "vllm", read_from=read)
     assert "--compilation-config '{\"level\": 3}'" in written.text
     assert not written.untranslated
+
+
+@pytest.mark.parametrize("vp", [1, 2])
+def test_what_megatron_reads_of_optimizers_and_recomputed_layers_it_writes(vp: int) -> None:
+    job = Job(
+        model="llama-3.1-8b",
+        phase="train",
+        tp=2,
+        pp=2,
+        etp=2,
+        vp=vp,
+        recompute="full",
+        recompute_layers=2 * vp,
+        optimizer="muon",
+        offload_optimizer=True,
+    )
+    text = write_launch(job, "megatron-lm").text
+    read = parse(text, gpus=job.gpus).job
+    for field in ("recompute", "recompute_layers", "optimizer", "offload_optimizer"):
+        assert getattr(read, field) == getattr(job, field), field

@@ -37,6 +37,9 @@ _STRATEGIES = {"zero1": "optim", "zero2": "optim_grads", "zero3": "optim_grads_p
 
 
 def recomputation_settings(job: Job) -> Settings:
+    if job.recompute == "full" and job.recompute_layers and job.recompute_layers % job.vp == 0:
+        each = job.recompute_layers // job.vp  # of each model chunk
+        return {"granularity": "full", "recompute_method": "block", "recompute_layers": each}
     if job.recompute == "full":
         return {"granularity": "full", "recompute_method": "uniform", "recompute_layers": 1}
     return {"granularity": "selective"} if job.recompute == "selective" else {}
@@ -87,6 +90,10 @@ def _settings(job: Job) -> Settings:
         s |= {"distributed_optimizer": True, "fsdp": True, "sharding": _STRATEGIES[job.shard]}
     elif job.dp * job.cp > 1:
         s["grad_overlap"] = True
+    if job.optimizer in _OPTIMIZERS.values():
+        s["optimizer"] = job.optimizer
+    if job.offload_optimizer:
+        s["offload_optimizer"] = True
     return s | switches.switch_settings(job) | _batches(batch_settings(job))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.launch.shell.expand import Expander
@@ -74,32 +75,20 @@ class _Double:
         return part.plain and part.text in texts
 
     def _either(self) -> bool | None:
-        value = self._all()
-        while self._is(self.or_):
-            self.at += 1
-            other = self._all()
-            value = (
-                True
-                if value is True or other is True
-                else None
-                if None in (value, other)
-                else False
-            )
-        return value
+        return self._joined(self.or_, self._all, True)
 
     def _all(self) -> bool | None:
-        value = self._one()
-        while self._is(self.and_):
+        return self._joined(self.and_, self._one, False)
+
+    def _joined(self, operator: str, part: Callable[[], bool | None], decides: bool) -> bool | None:
+        """Parts joined by an operator: one that ``decides`` does, whatever is not known of the others."""
+        values = [part()]
+        while self._is(operator):
             self.at += 1
-            other = self._one()
-            value = (
-                False
-                if value is False or other is False
-                else None
-                if None in (value, other)
-                else True
-            )
-        return value
+            values.append(part())
+        if decides in values:
+            return decides
+        return None if None in values else not decides
 
     def _one(self) -> bool | None:
         self.depth += 1
