@@ -118,6 +118,7 @@ class Op(NamedTuple):
     copies: TokenCopies | None = None  # of an exchange that sends a token once per node
     kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves
+    held: Array = 0  # experts of the rank, where DeepGEMM may do their products; 0: it does not
 
 
 class Operands(NamedTuple):

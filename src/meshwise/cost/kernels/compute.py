@@ -42,6 +42,8 @@ FLASH2_PER_SM = 0.35 * 989.4e12 / 132
 # Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
 _WIDEN, _NARROW = 3.0, 30.0
 
+# words of the names under which kernels of experts were measured
+_CUTLASS, _DEEP_GEMM, _MARLIN = "cutlass", "deepgemm", "marlin"
 _MANY = 100  # columns that are priced sooner than told apart
 # projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
 _MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0]))
@@ -205,17 +207,47 @@ class Compute(NamedTuple):
 
     def _gemm(self, op: Op) -> Array:
         op = self._as_it_runs(op)
+        asked = self._asked_kernel(op)
+        if np.any(op.held) and self.device.generation in self.stack.few_rows.deep_gemm_experts:
+            return np.where(op.held, self._deep_gemm(op), self._product(op, asked))
+        return self._product(op, asked)
+
+    def _asked_kernel(self, op: Op) -> str:
+        """Whose kernels the engine asks for a product of experts; "" for its own."""
+        few = self.stack.few_rows
+        if op.kernel is not Kernel.EXPERTS:
+            return ""
+        if op.dtype == "fp8_block" and self.device.generation in few.cutlass_experts:
+            return _CUTLASS
+        return _MARLIN if few.marlin_experts and self._weight_only(op) is not None else ""
+
+    def _deep_gemm(self, op: Op) -> Array:
+        """Products of experts by DeepGEMM, as they were measured.
+
+        Elsewhere those of a contiguous layout: blocks of 128 rows, as many as all experts of the rank could
+        begin. A block that has no row is not computed but its operands are loaded all the same
+        (deepseek-ai/DeepGEMM, ``is_computation_valid`` of its scheduler), so that what is read does not
+        depend on how many experts the tokens choose.
+        """
+        if self.fits.measures(self._runs_as(op.dtype), _DEEP_GEMM):
+            return self._product(op, _DEEP_GEMM)
+        held = np.maximum(op.held, 1)
+        more = np.maximum(held - op.batch, 0.0) * op.n * op.k * op.weight_element
+        spread = op._replace(m=op.m * op.batch / held, batch=held, hbm_bytes=op.hbm_bytes + more)
+        return self._product(spread, "")
+
+    def _product(self, op: Op, kernel: str) -> Array:
         shape = [
             np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
         ]
         grouped = op.kernel is Kernel.EXPERTS
         narrow = self._weight_only(op)
-        key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
+        key = (op.dtype, grouped, narrow, kernel, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
             few, kind = _distinct(shape)
             found = few_rows_s(
-                self._product_seconds(few, op.dtype, narrow, grouped),
+                self._product_seconds(few, op.dtype, narrow, grouped, kernel),
                 few[0] * (1.0 if grouped else few[3]),
                 few[4],
                 self.fits.sms,
@@ -228,7 +260,7 @@ class Compute(NamedTuple):
         return found
 
     def _product_seconds(
-        self, shape: list[Array], dtype: str, narrow: float | None, grouped: bool
+        self, shape: list[Array], dtype: str, narrow: float | None, grouped: bool, kernel: str
     ) -> Array:
         """Seconds of products of (rows, columns, inner size, number, bytes moved); ``narrow`` [bytes]: of a
         weight that is expanded on its way.
@@ -239,12 +271,12 @@ class Compute(NamedTuple):
         1.12 (int8) and 1.04 to 1.16 (int4) of the bf16 product's time from 256 rows on.
         """
         run, chip = self._runs_as(dtype), self.chip(dtype)
-        fit, measured = self._product_fit(run, narrow, grouped)
+        fit, measured = self._product_fit(run, narrow, grouped, kernel)
         m, n, k, batch, moved = shape
         seconds = gemm_seconds(m, n, k, batch, moved, chip, fit)
         if narrow is None or measured:
             return seconds
-        plain = self._product_fit(run, None, grouped)[0]
+        plain = self._product_fit(run, None, grouped, "")[0]
         more = (dtypes.ELEMENT_BYTES[dtype.removesuffix("_block")] - narrow) * n * k * batch
         alike = gemm_seconds(m, n, k, batch, moved + more, chip, plain)
         arithmetic = 2.0 * m * n * k * batch / (plain.ceiling * chip.peak)
@@ -252,11 +284,13 @@ class Compute(NamedTuple):
         saved = norm4(arithmetic, moved / rate) / norm4(arithmetic, (moved + more) / rate)
         return np.maximum(seconds, alike * saved)
 
-    def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> tuple[GemmFit, bool]:
+    def _product_fit(
+        self, dtype: str, narrow: float | None, grouped: bool, kernel: str
+    ) -> tuple[GemmFit, bool]:
         """(constants of a product, of the experts' where they were measured; whether these are the engine's
         own with weights that are expanded)."""
-        marlin, software = self.stack.few_rows.marlin_experts, self.stack.software
-        experts = self.fits.experts(dtype, software, narrow, marlin=marlin) if grouped else None
+        software = self.stack.software
+        experts = self.fits.experts(dtype, software, narrow, kernel=kernel) if grouped else None
         if experts is None:
             own = None
             if narrow is not None and not grouped:

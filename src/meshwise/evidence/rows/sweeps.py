@@ -56,6 +56,11 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
 _MARLIN_ASKED = ("vllm", "gpt_oss", "hopper"), (0, 13)
 
 
+# Whose experts in FP8 with a scale per block do not run on FlashInfer's kernels, which leaves DeepGEMM's, and
+# before which version: VLLM_USE_FLASHINFER_MOE_FP8=0 of the script for MiniMax-M2.5 on B200.
+_DEEP_GEMM_ASKED = ("vllm", "minimax_m2", "blackwell"), (0, 18)
+
+
 # Configurations of the public sweep that draft tokens (spec-decoding: mtp of its nvidia-master.yaml) and whose
 # columns no other configuration has: engine, version, model type, generation, format, TP, EP.
 _DRAFTED = (
@@ -85,7 +90,7 @@ def asked_of(
     and what had to be assumed of it."""
     if not of_public_sweep(row) or stack.ideal:
         return stack, ()
-    changes: dict[str, bool | float] = {}
+    changes: dict[str, bool | float | tuple[str, ...]] = {}
     assumed: tuple[Assumed, ...] = ()
     if stack.kernels.logit_bytes > GREEDY_LOGIT_BYTES:
         changes["logit_bytes"] = GREEDY_LOGIT_BYTES
@@ -97,6 +102,12 @@ def asked_of(
     ):
         changes["marlin_experts"] = True
         assumed += (Assumed("experts", "marlin"),)
+    kind, before = _DEEP_GEMM_ASKED
+    if (stack.software, model.model_type, device.generation) == kind and (
+        version and numbers_of(version, "engine_version") < before
+    ):
+        changes["deep_gemm_experts"] = (device.generation,)
+        assumed += (Assumed("experts", "deep_gemm"),)
     if _is_drafted(row, model, device, stack):
         assumed += (Assumed("draft_tokens", "0"),)
     return (replaced(stack, changes) if changes else stack), assumed
