@@ -8,6 +8,10 @@ from meshwise.arrays import Array
 from meshwise.program.operations import Kernel, Op
 from meshwise.stacks.engines import FewRows
 
+_BLOCK = 128  # rows of DeepGEMM's
+# bytes per value that the passes before an expert's last product move: gate and up read, their product
+# written, read and narrowed (DeepGemmExperts, vllm/model_executor/layers/fused_moe/deep_gemm_moe.py)
+_NARROWED = 2.0 * 2.0 + 2.0 + 2.0 + 1.0
 # words of the names under which kernels of experts were measured
 CUTLASS, DEEP_GEMM, MARLIN = "cutlass", "deepgemm", "marlin"
 
@@ -28,10 +32,12 @@ def over_held(op: Op) -> Op:
 
     A block without a row is not computed, but its operands are loaded all the same (deepseek-ai/DeepGEMM,
     ``is_computation_valid`` of its scheduler), so that what is read does not depend on how many experts the
-    tokens choose.
+    tokens choose. The passes before the last product work on all rows of the blocks.
     """
     held = np.maximum(op.held, 1)
     more = np.maximum(held - op.batch, 0.0) * op.n * op.k * op.weight_element
+    if op.name == "moe.experts.down":
+        more = more + held * (_BLOCK - 1) * op.k * _NARROWED
     return op._replace(m=op.m * op.batch / held, batch=held, hbm_bytes=op.hbm_bytes + more)
 
 
