@@ -135,6 +135,22 @@ def test_four_bit_experts_of_the_sweep_run_on_marlins_kernels_on_hopper() -> Non
     assert "experts" not in assumed(row(device="b200-180gb-sxm", engine_version="0.18.0", **sweep))
 
 
+def test_block_scaled_experts_of_the_sweep_run_on_deep_gemm_on_blackwell_before_0_18() -> None:
+    sweep = {
+        "model": "minimax-m2.5",
+        "device": "b200-180gb-sxm",
+        "dtype": "fp8",
+        "tp": "4",
+        "devices": "4",
+    }
+    before = row(engine_version="0.17.0", **sweep)
+    after = row(engine_version="0.19.0", **sweep)
+    assert assumed(before)["experts"] == "deep_gemm"
+    assert "experts" not in assumed(after)
+    assert 1.1 * after.predicted < before.predicted < 1.6 * after.predicted
+    assert "experts" not in assumed(row(engine_version="0.17.0", **sweep | {"device": "h200"}))
+
+
 def test_a_row_whose_publisher_drafted_tokens_is_priced_without_and_says_so() -> None:
     drafted = {"model": "qwen3.5-397b-a17b", "device": "b200-180gb-sxm", "engine": "sglang"}
     drafted |= {"engine_version": "0.5.9", "dtype": "fp8", "tp": "4", "devices": "4", "osl": "1024"}
