@@ -123,8 +123,8 @@ class FewRows(SwitchGroup, frozen=True, kw_only=True):
     ] = ()
     deep_gemm_experts: Annotated[
         tuple[Generation, ...],
-        "Generations on which they run on DeepGEMM's, at degrees below `deep_gemm_tp`. Where those were not "
-        "measured, as the engine's own kernels do a block of rows of every expert that the rank holds.",
+        "Generations on which they run on DeepGEMM's, in blocks of rows, at degrees below `deep_gemm_tp`. Where "
+        "those were not measured they read every expert of the rank, at the rate of the engine's own kernels.",
     ] = ()
     deep_gemm_tp: Annotated[
         int,

@@ -26,19 +26,25 @@ def asked_kernel(op: Op, few: FewRows, generation: str, *, expanded: bool) -> st
     return MARLIN if few.marlin_experts and expanded else ""
 
 
-def over_held(op: Op) -> Op:
-    """A product of experts as DeepGEMM does it in a contiguous layout: blocks of 128 rows, as many as all
-    experts of the rank could begin.
+def in_blocks(op: Op) -> Op:
+    """A product of experts whose rows lie one expert after the other in blocks of 128, as many as all experts
+    of the rank could begin: the passes before the last product work on all of their rows, which takes the
+    place of what a kernel takes for each expert in other layouts."""
+    if op.name != "moe.experts.down":
+        return op._replace(held=0)
+    rows = op.held * (_BLOCK - 1)
+    return op._replace(held=0, hbm_bytes=op.hbm_bytes + rows * op.k * _NARROWED)
 
-    A block without a row is not computed, but its operands are loaded all the same (deepseek-ai/DeepGEMM,
-    ``is_computation_valid`` of its scheduler), so that what is read does not depend on how many experts the
-    tokens choose. The passes before the last product work on all rows of the blocks.
-    """
+
+def over_held(op: Op) -> Op:
+    """The same where a block without a row is not computed, but its operands are loaded all the same (Hopper:
+    deepseek-ai/DeepGEMM, ``is_computation_valid`` of its scheduler), so that what is read does not depend
+    on how many experts the tokens choose."""
     held = np.maximum(op.held, 1)
     more = np.maximum(held - op.batch, 0.0) * op.n * op.k * op.weight_element
-    if op.name == "moe.experts.down":
-        more = more + held * (_BLOCK - 1) * op.k * _NARROWED
-    return op._replace(m=op.m * op.batch / held, batch=held, hbm_bytes=op.hbm_bytes + more)
+    blocks = in_blocks(op)
+    rows = op.m * op.batch / held
+    return blocks._replace(m=rows, batch=held, hbm_bytes=blocks.hbm_bytes + more)
 
 
 _MANY = 100  # columns that are priced sooner than told apart
@@ -46,7 +52,7 @@ _MANY = 100  # columns that are priced sooner than told apart
 _MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0, 13.0]))
 
 
-def distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
+def distinct_columns(shape: list[Array]) -> tuple[list[Array], Array | None]:
     """(the shapes that differ, which of them each column has): a search's columns have few products
     that differ. None: as given."""
     size = max(np.size(x) for x in shape)

@@ -15,7 +15,13 @@ from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.clusters.load import Device
 from meshwise.cost.kernels import mixers
-from meshwise.cost.kernels.asked import DEEP_GEMM, asked_kernel, distinct, over_held
+from meshwise.cost.kernels.asked import (
+    DEEP_GEMM,
+    asked_kernel,
+    distinct_columns,
+    in_blocks,
+    over_held,
+)
 from meshwise.cost.kernels.few_rows import few_rows_s
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
@@ -188,8 +194,10 @@ class Compute(NamedTuple):
         own = self._product(op, asked_kernel(op, few, generation, expanded=narrow))
         if not np.any(op.deep_gemm) or generation not in few.deep_gemm_experts:
             return own
-        measured = self.fits.measures(self._runs_as(op.dtype), DEEP_GEMM)
-        deep = self._product(op, DEEP_GEMM) if measured else self._product(over_held(op), "")
+        if self.fits.measures(self._runs_as(op.dtype), DEEP_GEMM):
+            deep = self._product(in_blocks(op), DEEP_GEMM)
+        else:
+            deep = self._product(over_held(op), "")
         return np.where(op.deep_gemm, deep, own)
 
     def _product(self, op: Op, kernel: str) -> Array:
@@ -202,7 +210,7 @@ class Compute(NamedTuple):
         key = (op.dtype, grouped, narrow, kernel, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            few, kind = distinct(shape)
+            few, kind = distinct_columns(shape)
             found = few_rows_s(
                 self._product_seconds(few, op.dtype, narrow, grouped, kernel),
                 few[0] * (1.0 if grouped else few[3]),
