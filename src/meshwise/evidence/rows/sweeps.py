@@ -4,6 +4,7 @@ and what their scripts ask of the scheduler."""
 from __future__ import annotations
 
 from meshwise.clusters.load import Device
+from meshwise.errors import InputError
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
@@ -83,6 +84,14 @@ def _is_drafted(row: Row, model: Model, device: Device, stack: Stack) -> bool:
     return row.count("concurrency") >= _DRAFTED_FROM[row.count("isl") <= row.count("osl")]
 
 
+def _before(version: str, bound: tuple[int, ...]) -> bool:
+    """Whether a row's engine is of a release before another; those of no number are as late as any."""
+    try:
+        return bool(version) and numbers_of(version, "engine_version") < bound
+    except InputError:  # a nightly build, or a branch
+        return False
+
+
 def asked_of(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Stack, tuple[Assumed, ...]]:
@@ -98,14 +107,12 @@ def asked_of(
     version = row.text("engine_version")
     kind, since = _MARLIN_ASKED
     if (stack.software, model.model_type, device.generation) == kind and (
-        not version or numbers_of(version, "engine_version") >= since
+        not _before(version, since)
     ):
         changes["marlin_experts"] = True
         assumed += (Assumed("experts", "marlin"),)
     kind, before = _DEEP_GEMM_ASKED
-    if (stack.software, model.model_type, device.generation) == kind and (
-        version and numbers_of(version, "engine_version") < before
-    ):
+    if (stack.software, model.model_type, device.generation) == kind and _before(version, before):
         changes["deep_gemm_experts"] = (device.generation,)
         assumed += (Assumed("experts", "deep_gemm"),)
     if _is_drafted(row, model, device, stack):
