@@ -16,6 +16,7 @@ Schema of a section::
     kernel, table                    # what ran; library/version of the wheel
     weight_bytes                     # of a weight and its scales
     launch_s, memory_efficiency, efficiency, quantise_bytes  # over the dense format's
+    held_s                           # of a product, per expert of the rank: of kernels that walk all of them
     points, median_error, p90_error, bias                    # on the held-out half
     decode = {median_error, p90_error, bias}                 # of its calls of up to 256 tokens
     range = [[rows per expert], [n], [k]]
@@ -41,7 +42,13 @@ from meshwise.cost.kernels import seconds as kernels
 from meshwise.cost.kernels.seconds import Chip, GemmFit
 
 SHAPE = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts"]
-START = {"launch_s": 5e-6, "memory_efficiency": 0.8, "efficiency": 0.7, "quantise_bytes": 3.0}
+START = {
+    "launch_s": 5e-6,
+    "memory_efficiency": 0.8,
+    "efficiency": 0.7,
+    "quantise_bytes": 3.0,
+    "held_s": 1e-8,
+}
 # rows per expert, experts visited, elements of one expert's weight
 GRID: list[list[float]] = [
     [1, 2, 8, 32, 128, 1024],
@@ -168,7 +175,7 @@ class Layer(NamedTuple):
 def layer(shape: Array, fmt: Format, fit: GemmFit, chip: Chip, roofline: Entry) -> Layer:
     """The experts as the program builds them; rows of a token that no expert of the rank takes are
     not there."""
-    tokens, hidden, inter, _, _, tp, _ = shape
+    tokens, hidden, inter, _, experts, tp, ep = shape
     rows, visited = visits(shape)
     width = np.ceil(inter / tp)
     rate = roofline["memory_efficiency"] * chip.bandwidth
@@ -179,7 +186,8 @@ def layer(shape: Array, fmt: Format, fit: GemmFit, chip: Chip, roofline: Entry) 
         traffic = visited * (m * k * fmt.activation + k * n * fmt.weight + m * n * 2.0)
         products.append(kernels.gemm_seconds(m, n, k, visited, traffic, chip, fit))
         places.append((m, visited, n * k))
-    return Layer(3 * roofline["launch_s"] + 2 * moved / rate, products, places)
+    walked = 2 * fit.held_s * np.maximum(experts / ep, 1)
+    return Layer(3 * roofline["launch_s"] + 2 * moved / rate + walked, products, places)
 
 
 def fit_format(path: Path, engine: str, name: str, device: Entry) -> Entry | None:

@@ -135,6 +135,35 @@ def test_four_bit_experts_of_the_sweep_run_on_marlins_kernels_on_hopper() -> Non
     assert "experts" not in assumed(row(device="b200-180gb-sxm", engine_version="0.18.0", **sweep))
 
 
+def test_block_scaled_experts_of_the_sweep_run_on_deep_gemm_on_blackwell_before_0_18() -> None:
+    sweep = {
+        "model": "minimax-m2.5",
+        "device": "b200-180gb-sxm",
+        "dtype": "fp8",
+        "tp": "4",
+        "devices": "4",
+    }
+    before = row(engine_version="0.17.0", **sweep)
+    after = row(engine_version="0.19.0", **sweep)
+    assert assumed(before)["experts"] == "deep_gemm"
+    assert "experts" not in assumed(after)
+    assert 1.1 * after.predicted < before.predicted < 1.6 * after.predicted
+    assert "experts" not in assumed(row(engine_version="0.17.0", **sweep | {"device": "h200"}))
+
+
+def test_rows_of_nvfp4_ran_the_publishers_checkpoint_which_leaves_attention_wide() -> None:
+    sweep = {"device": "b200-180gb-sxm", "dtype": "fp4", "tp": "4", "devices": "4", "tpot_ms": "12"}
+    minimax = row(model="minimax-m2.5", engine_version="nightly-5b8c30d6", **sweep)
+    assert assumed(minimax)["checkpoint"] == "nvfp4"
+    deepseek = row(model="deepseek-r1", engine="sglang", **sweep)
+    assert assumed(deepseek)["checkpoint"] == "nvfp4-v2"  # its output projections too
+    assert assumed(deepseek)["kv_dtype"] == "fp8"
+    named = row(model="minimax-m2.5-nvfp4", **sweep | {"dtype": ""})
+    assert minimax.predicted == pytest.approx(named.predicted, rel=0.2)
+    assert "checkpoint" not in assumed(row(model="minimax-m2.5", **sweep | {"device": "h200"}))
+    assert "checkpoint" not in assumed(row(model="minimax-m2.5", **sweep | {"dtype": "fp8"}))
+
+
 def test_a_row_whose_publisher_drafted_tokens_is_priced_without_and_says_so() -> None:
     drafted = {"model": "qwen3.5-397b-a17b", "device": "b200-180gb-sxm", "engine": "sglang"}
     drafted |= {"engine_version": "0.5.9", "dtype": "fp8", "tp": "4", "devices": "4", "osl": "1024"}

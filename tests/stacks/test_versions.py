@@ -113,7 +113,7 @@ ROWS = {
     "torchtune-2025 (eager)": ("torchtitan-eager", {"loss_chunks": 1}),
     "torchtune-2025-compile": ("torchtitan-fsdp", {"loss_chunks": 1}),
     "vllm": ("vllm", {}),
-    "vllm-0.12.0": ("vllm", {}),
+    "vllm-0.12.0": ("vllm", {"deep_gemm_experts": ("hopper", "blackwell"), "deep_gemm_tp": 8}),
 }
 
 
@@ -166,6 +166,12 @@ def test_what_a_version_does_otherwise():
     assert mw.stack("vllm").iteration_s == mw.stack("vllm-0.13").iteration_s > 0
     assert mw.stack("vllm-0.14").iteration_s == mw.stack("vllm-0.99").iteration_s == 0
     assert "27614" in mw.stack("vllm-0.14").sources["iteration_s"]
+    kernels = {
+        v: mw.stack(f"vllm-{v}").few_rows for v in ("0.11.0", "0.12", "0.14", "0.16", "0.17")
+    }
+    deep_gemm = ("hopper", "blackwell")
+    assert [k.deep_gemm_experts for k in kernels.values()] == [(), deep_gemm, deep_gemm, (), ()]
+    assert [k.cutlass_experts for k in kernels.values()] == [(), (), (), ("hopper",), ()]
     before = {v: mw.stack(f"megatron-core-{v}") for v in ("0.7.2", "0.8", "0.9.1", "0.10", "0.12")}
     assert [s.loss_peak_bytes for s in before.values()] == [10.0, 6.0, 6.0, 6.0, 6.0]
     assert [s.loss_bytes for s in before.values()] == [52.0, 52.0, 52.0, 30.0, 30.0]
@@ -174,7 +180,7 @@ def test_what_a_version_does_otherwise():
 def test_a_version_is_priced_by_the_runs_and_kernels_of_its_software():
     work, layout = mw.Decode(batch=8, context=512), {"tp": 2}
     asked = [mw.estimate("llama-3.1-8b", "hgx-h100", work, stack=s, **layout).to_dict()
-             for s in ("vllm", "vllm-0.13")]  # fmt: skip
+             for s in ("vllm", "vllm-0.9")]  # fmt: skip
     for record in asked:
         record["stack"] = {k: v for k, v in record["stack"].items() if k in HOME}
     assert asked[0] == asked[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from meshwise.dtypes import (
     operands_of,
     peak_dtype,
 )
+from meshwise.errors import InputError
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -38,6 +40,7 @@ from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run, quantised
+from meshwise.models.load import load_model
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
@@ -94,6 +97,8 @@ def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
     name = f"{engine_name}-{version}" if engine_name and version else engine_name
     software = software_of(row, name, "decode", named)
     formats, assumed = row_formats(row, software.stack, model, cluster.device)
+    formats, model, published = nvfp4_checkpoint(row, formats, model)
+    assumed += published
     model, blocks = checkpoint_of(row, model)
     model = model_as_run(model, Decode(batch=1, context=1, formats=formats))
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
@@ -329,6 +334,27 @@ def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[Assumed, ...]]:
         return model, ()
     blocks = Stored(dtype="fp8", block=(128, 128))
     return quantised(model, "fp8", blocks), (Assumed("fp8_scales", "block"),)
+
+
+# Of one model's several, the one that names its release first.
+_NVFP4_NAMES = ("nvidia/{}-fp4-v2", "nvidia/{}-nvfp4")
+
+
+def nvfp4_checkpoint(
+    row: Row, formats: Formats, model: Model
+) -> tuple[Formats, Model, tuple[Assumed, ...]]:
+    """A row of NVFP4 ran the model's NVFP4 checkpoint, where one is published: it leaves layers wide."""
+    if formats.dtype != "nvfp4":
+        return formats, model, ()
+    for form in _NVFP4_NAMES:
+        name = form.format(row.text("model"))
+        with contextlib.suppress(InputError):
+            found = named_model(name, "model")
+            if found is None or found.format is None:
+                continue
+            said = Assumed("checkpoint", found.format["name"])
+            return Formats(kv_cache=formats.kv_cache), load_model(name, "model"), (said,)
+    return formats, model, ()
 
 
 def check_format(row: Row, engine: Engine, measured_s: float) -> None:

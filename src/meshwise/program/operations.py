@@ -118,6 +118,8 @@ class Op(NamedTuple):
     copies: TokenCopies | None = None  # of an exchange that sends a token once per node
     kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves
+    held: Array = 0  # experts of the rank, whether they get tokens or not
+    deep_gemm: Array = False  # whether the engine asks DeepGEMM for their products
 
 
 class Operands(NamedTuple):

@@ -116,6 +116,21 @@ class FewRows(SwitchGroup, frozen=True, kw_only=True):
         "Four-bit experts under 16-bit activations run on Marlin's kernels (vLLM's "
         "`VLLM_MXFP4_USE_MARLIN`), where the device's were measured. Otherwise on the engine's choice.",
     ] = False
+    cutlass_experts: Annotated[
+        tuple[Generation, ...],
+        "Generations of devices on which FP8 experts with a scale per block run on TensorRT-LLM's CUTLASS "
+        "kernels, which FlashInfer has too, where they were measured. On others on the engine's own.",
+    ] = ()
+    deep_gemm_experts: Annotated[
+        tuple[Generation, ...],
+        "Generations on which they run on DeepGEMM's, in blocks of rows, at degrees below `deep_gemm_tp`. Where "
+        "those were not measured they read every expert of the rank, at the rate of the engine's own kernels.",
+    ] = ()
+    deep_gemm_tp: Annotated[
+        int,
+        Range(1, 1 << 20, "ranks"),
+        "The same: experts that are split over as many ranks and more run on the engine's own kernels.",
+    ] = 1 << 20
     four_bit: Annotated[
         str | None,
         OneOf(STATED_WEIGHT),

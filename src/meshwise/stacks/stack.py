@@ -238,6 +238,9 @@ class Stack:
     row_sm_bytes_per_s = ByName(FewRows.row_sm_bytes_per_s)
     row_product_s = ByName(FewRows.row_product_s)
     marlin_experts = ByName(FewRows.marlin_experts)
+    cutlass_experts = ByName(FewRows.cutlass_experts)
+    deep_gemm_experts = ByName(FewRows.deep_gemm_experts)
+    deep_gemm_tp = ByName(FewRows.deep_gemm_tp)
     four_bit = ByName(FewRows.four_bit)
 
 

@@ -15,6 +15,13 @@ from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.clusters.load import Device
 from meshwise.cost.kernels import mixers
+from meshwise.cost.kernels.asked import (
+    DEEP_GEMM,
+    asked_kernel,
+    distinct_columns,
+    in_blocks,
+    over_held,
+)
 from meshwise.cost.kernels.few_rows import few_rows_s
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
@@ -41,29 +48,6 @@ FLASH2_PER_SM = 0.35 * 989.4e12 / 132
 # it. Widening: FlashInfer's fast_dequant_f8f16x4 (include/flashinfer/vec_dtypes.cuh), 12 for four.
 # Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
 _WIDEN, _NARROW = 3.0, 30.0
-
-_MANY = 100  # columns that are priced sooner than told apart
-# projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
-_MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0]))
-
-
-def _distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
-    """(the shapes that differ, which of them each column has): a search's columns have few products
-    that differ. None: as given."""
-    size = max(np.size(x) for x in shape)
-    if size < _MANY or any(np.ndim(x) > 1 for x in shape):
-        return shape, None
-    key = sum(x * mix for x, mix in zip(shape, _MIX, strict=True))
-    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
-    if 4 * first.size > 3 * size:
-        return shape, None
-    few = [x[first] if np.ndim(x) and x.size == size else x for x in shape]
-    if any(np.ndim(x) and x.size != size for x in shape):
-        return shape, None
-    if all(np.array_equal(f[kind], x) for f, x in zip(few, shape, strict=True) if np.ndim(x)):
-        return few, kind
-    return shape, None
-
 
 NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
 
@@ -205,17 +189,30 @@ class Compute(NamedTuple):
 
     def _gemm(self, op: Op) -> Array:
         op = self._as_it_runs(op)
+        few, generation = self.stack.few_rows, self.device.generation
+        narrow = self._weight_only(op) is not None
+        own = self._product(op, asked_kernel(op, few, generation, expanded=narrow))
+        if not np.any(op.deep_gemm) or generation not in few.deep_gemm_experts:
+            return own
+        if self.fits.measures(self._runs_as(op.dtype), DEEP_GEMM):
+            deep = self._product(in_blocks(op), DEEP_GEMM)
+        else:
+            deep = self._product(over_held(op), "")
+        return np.where(op.deep_gemm, deep, own)
+
+    def _product(self, op: Op, kernel: str) -> Array:
         shape = [
-            np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
+            np.asarray(x, dtype=np.float64)
+            for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes, op.held)
         ]
         grouped = op.kernel is Kernel.EXPERTS
         narrow = self._weight_only(op)
-        key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
+        key = (op.dtype, grouped, narrow, kernel, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            few, kind = _distinct(shape)
+            few, kind = distinct_columns(shape)
             found = few_rows_s(
-                self._product_seconds(few, op.dtype, narrow, grouped),
+                self._product_seconds(few, op.dtype, narrow, grouped, kernel),
                 few[0] * (1.0 if grouped else few[3]),
                 few[4],
                 self.fits.sms,
@@ -228,10 +225,10 @@ class Compute(NamedTuple):
         return found
 
     def _product_seconds(
-        self, shape: list[Array], dtype: str, narrow: float | None, grouped: bool
+        self, shape: list[Array], dtype: str, narrow: float | None, grouped: bool, kernel: str
     ) -> Array:
-        """Seconds of products of (rows, columns, inner size, number, bytes moved); ``narrow`` [bytes]: of a
-        weight that is expanded on its way.
+        """Seconds of products of (rows, columns, inner size, number, bytes moved, experts of the rank);
+        ``narrow`` [bytes]: of a weight that is expanded on its way.
 
         Weights that are expanded save their traffic and no arithmetic: but for the experts' products that
         were measured themselves, such a product is no faster than that of wide operands by more than the
@@ -239,12 +236,12 @@ class Compute(NamedTuple):
         1.12 (int8) and 1.04 to 1.16 (int4) of the bf16 product's time from 256 rows on.
         """
         run, chip = self._runs_as(dtype), self.chip(dtype)
-        fit, measured = self._product_fit(run, narrow, grouped)
-        m, n, k, batch, moved = shape
-        seconds = gemm_seconds(m, n, k, batch, moved, chip, fit)
+        fit, measured = self._product_fit(run, narrow, grouped, kernel)
+        m, n, k, batch, moved, held = shape
+        seconds = gemm_seconds(m, n, k, batch, moved, chip, fit) + held * fit.held_s
         if narrow is None or measured:
             return seconds
-        plain = self._product_fit(run, None, grouped)[0]
+        plain = self._product_fit(run, None, grouped, "")[0]
         more = (dtypes.ELEMENT_BYTES[dtype.removesuffix("_block")] - narrow) * n * k * batch
         alike = gemm_seconds(m, n, k, batch, moved + more, chip, plain)
         arithmetic = 2.0 * m * n * k * batch / (plain.ceiling * chip.peak)
@@ -252,11 +249,13 @@ class Compute(NamedTuple):
         saved = norm4(arithmetic, moved / rate) / norm4(arithmetic, (moved + more) / rate)
         return np.maximum(seconds, alike * saved)
 
-    def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> tuple[GemmFit, bool]:
+    def _product_fit(
+        self, dtype: str, narrow: float | None, grouped: bool, kernel: str
+    ) -> tuple[GemmFit, bool]:
         """(constants of a product, of the experts' where they were measured; whether these are the engine's
         own with weights that are expanded)."""
-        marlin, software = self.stack.few_rows.marlin_experts, self.stack.software
-        experts = self.fits.experts(dtype, software, narrow, marlin=marlin) if grouped else None
+        software = self.stack.software
+        experts = self.fits.experts(dtype, software, narrow, kernel=kernel) if grouped else None
         if experts is None:
             own = None
             if narrow is not None and not grouped:

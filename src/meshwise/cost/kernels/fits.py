@@ -69,11 +69,15 @@ class Kernels(NamedTuple):
         return _weight_only(self.name, engine, weight_bytes)
 
     def experts(
-        self, dtype: str, engine: str, weight_bytes: float | None = None, *, marlin: bool = False
+        self, dtype: str, engine: str, weight_bytes: float | None = None, *, kernel: str = ""
     ) -> GemmFit | None:
-        """Constants of an engine's grouped products of experts, of four-bit ones those of Marlin's kernels
-        where it is asked for them; None where none were measured."""
-        return _experts(self.name, dtype, engine, self.inherited, weight_bytes, marlin)
+        """Constants of an engine's grouped products of experts, of those whose ``kernel`` is asked for where
+        they were measured; None where none were."""
+        return _experts(self.name, dtype, engine, self.inherited, weight_bytes, kernel)
+
+    def measures(self, dtype: str, kernel: str) -> bool:
+        """Whether experts were measured on a kernel that is asked for."""
+        return _on_kernel(_section(self.name, "moe"), dtype, "", None, kernel) is not None
 
     def expands(self, dtype: str, engine: str, weight_bytes: float) -> bool:
         """Whether an engine's own products of experts were measured with weights of ``weight_bytes`` that
@@ -152,14 +156,12 @@ def _weight_only(name: str, engine: str, weight_bytes: float) -> GemmFit | None:
 
 @functools.cache
 def _experts(
-    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None, marlin: bool
+    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None, kernel: str
 ) -> GemmFit | None:
     """Constants of an engine's grouped products; None where nothing of the kind was measured."""
     engines = _section(name, "moe")
-    entry = _expert_entry(engines, dtype, engine, weight_bytes)
-    if marlin and weight_bytes is not None and weight_bytes < _FOUR_BIT:
-        own = [e for e in _under(engines.get(engine, {}), dtype) if "marlin" in e["kernel"]]
-        entry = _first([*own, entry])
+    asked = _on_kernel(engines, dtype, engine, weight_bytes, kernel) if kernel else None
+    entry = asked or _expert_entry(engines, dtype, engine, weight_bytes)
     if entry is None:
         return None
     narrow = weight_bytes is not None
@@ -189,6 +191,18 @@ def _expert_entry(
     ]
     same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
     return _first([*same, *found])
+
+
+def _on_kernel(
+    engines: dict[str, Any], dtype: str, engine: str, weight_bytes: float | None, kernel: str
+) -> dict[str, Any] | None:
+    """The section of a kernel by its name: of four-bit weights the engine's own, else any engine's, since
+    they share the libraries that these are of."""
+    if weight_bytes is not None and weight_bytes < _FOUR_BIT:
+        found = _under(engines.get(engine, {}), dtype)
+    else:
+        found = [formats[dtype] for formats in engines.values() if dtype in formats]
+    return _first([e for e in found if all(kernel in name for name in e["kernel"].split(", "))])
 
 
 def _under(formats: dict[str, Any], dtype: str) -> list[dict[str, Any]]:

@@ -67,6 +67,7 @@ class GemmFit(NamedTuple):
     reduce: Array  # bytes of the parts per result, over their rate
     tables: tuple[CorrectionTable, ...]
     grouped: bool = False  # tables over rows of one product, products, elements of one weight
+    held_s: float = 0.0  # seconds per expert of the rank, whether it has rows or not
 
 
 class AttentionFit(NamedTuple):
@@ -152,6 +153,7 @@ def grouped_fit(
         flops_s=dense.flops_s / entry["efficiency"],
         tables=tables,
         grouped=True,
+        held_s=entry.get("held_s", 0.0),
     )
 
 

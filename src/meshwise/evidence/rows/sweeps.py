@@ -4,6 +4,7 @@ and what their scripts ask of the scheduler."""
 from __future__ import annotations
 
 from meshwise.clusters.load import Device
+from meshwise.errors import InputError
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
@@ -56,6 +57,11 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
 _MARLIN_ASKED = ("vllm", "gpt_oss", "hopper"), (0, 13)
 
 
+# Whose experts in FP8 with a scale per block do not run on FlashInfer's kernels, which leaves DeepGEMM's, and
+# before which version: VLLM_USE_FLASHINFER_MOE_FP8=0 of the script for MiniMax-M2.5 on B200.
+_DEEP_GEMM_ASKED = ("vllm", "minimax_m2", "blackwell"), (0, 18)
+
+
 # Configurations of the public sweep that draft tokens (spec-decoding: mtp of its nvidia-master.yaml) and whose
 # columns no other configuration has: engine, version, model type, generation, format, TP, EP.
 _DRAFTED = (
@@ -78,6 +84,14 @@ def _is_drafted(row: Row, model: Model, device: Device, stack: Stack) -> bool:
     return row.count("concurrency") >= _DRAFTED_FROM[row.count("isl") <= row.count("osl")]
 
 
+def _before(version: str, bound: tuple[int, ...]) -> bool:
+    """Whether a row's engine is of a release before another; those of no number are as late as any."""
+    try:
+        return bool(version) and numbers_of(version, "engine_version") < bound
+    except InputError:  # a nightly build, or a branch
+        return False
+
+
 def asked_of(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Stack, tuple[Assumed, ...]]:
@@ -85,7 +99,7 @@ def asked_of(
     and what had to be assumed of it."""
     if not of_public_sweep(row) or stack.ideal:
         return stack, ()
-    changes: dict[str, bool | float] = {}
+    changes: dict[str, bool | float | tuple[str, ...]] = {}
     assumed: tuple[Assumed, ...] = ()
     if stack.kernels.logit_bytes > GREEDY_LOGIT_BYTES:
         changes["logit_bytes"] = GREEDY_LOGIT_BYTES
@@ -93,10 +107,14 @@ def asked_of(
     version = row.text("engine_version")
     kind, since = _MARLIN_ASKED
     if (stack.software, model.model_type, device.generation) == kind and (
-        not version or numbers_of(version, "engine_version") >= since
+        not _before(version, since)
     ):
         changes["marlin_experts"] = True
         assumed += (Assumed("experts", "marlin"),)
+    kind, before = _DEEP_GEMM_ASKED
+    if (stack.software, model.model_type, device.generation) == kind and _before(version, before):
+        changes["deep_gemm_experts"] = (device.generation,)
+        assumed += (Assumed("experts", "deep_gemm"),)
     if _is_drafted(row, model, device, stack):
         assumed += (Assumed("draft_tokens", "0"),)
     return (replaced(stack, changes) if changes else stack), assumed

@@ -8,7 +8,15 @@ from meshwise.arrays import Array
 from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
 from meshwise.program.context import Context
 from meshwise.program.layers.experts import fullest_rank, visited
-from meshwise.program.operations import Kernel, Op, TokenCopies, collective_op, elementwise, gemm
+from meshwise.program.operations import (
+    Kernel,
+    Op,
+    Operands,
+    TokenCopies,
+    collective_op,
+    elementwise,
+    gemm,
+)
 
 _Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
 
@@ -106,6 +114,14 @@ def _fullest(ctx: Context, moe: Moe) -> tuple[Array, Array]:
     return fullest, visited(moe.experts, moe.top_k, tokens * fullest, ctx.expert_skew)
 
 
+def _on_deep_gemm(ctx: Context, formats: Operands) -> Array:
+    """Whether the engine asks DeepGEMM for the experts' products, on devices of some generations."""
+    few = ctx.stack.few_rows
+    if ctx.training or not few.deep_gemm_experts or formats.dtype != "fp8_block":
+        return np.bool_(False)
+    return np.asarray(ctx.layout.expert_tp() < few.deep_gemm_tp)
+
+
 def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
 
@@ -139,11 +155,12 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
     up_width = (2 if gated else 1) * width
     first, last = ctx.operands(stored.expert_up), ctx.operands(stored.expert_down)
+    asked = _on_deep_gemm(ctx, first)
     up = gemm(name, rows / experts, up_width, h, first, batch=experts)
     down = gemm("moe.experts.down", rows / experts, h, width, last, batch=experts)
     up, down = (
         op._replace(
-            flops=whole, model_flops=whole, kernel=Kernel.EXPERTS
+            flops=whole, model_flops=whole, kernel=Kernel.EXPERTS, held=local, deep_gemm=asked
         )  # without the division's rounding
         for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
     )
