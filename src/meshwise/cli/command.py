@@ -18,10 +18,10 @@ HELP_GROUPS = {
         *("phase", "batch", "global_batch", "seq", "context", "isl", "osl", "concurrency"),
         *("layers", "new_tokens", "source", "row", "prefix_hit", "length_spread", "expert_skew"),
         *("expert_imbalance", "acceptance", "ttft", "tpot", "e2e", "objective", "price", "sweep"),
-        *("weak", "limit_threshold", "compare", "which", "values"),
+        *("weak", "limit_threshold", "compare", "which", "values", "files"),
     ),
     "Where": (
-        *("cluster", "on", "nodes", "nics", "gpus", "gpus_per_node", "ranks", "ranks_per_node"),
+        *("cluster", "on", "device", "nodes", "nics", "gpus", "gpus_per_node", "ranks", "ranks_per_node"),
         *("backend", "threads"),
     ),
     "How": (),

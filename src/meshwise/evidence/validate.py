@@ -85,11 +85,12 @@ def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
         found |= error_summary(own)  # no quantity is in two kinds of table
     if len(tables) == 1:
         return tables[0], results, found
-    return (
-        MeasuredTable("all", "published tables", (), [r for t in tables for r in t.rows], []),
-        results,
-        found,
-    )
+    return together(tables, "published tables"), results, found
+
+
+def together(tables: list[MeasuredTable], name: str) -> MeasuredTable:
+    """Several tables as one, of every kind."""
+    return MeasuredTable("all", name, (), [row for table in tables for row in table.rows], [])
 
 
 def _result(line: int, p: Prediction) -> Result:

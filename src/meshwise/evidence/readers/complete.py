@@ -1,0 +1,216 @@
+"""What rows need and their file does not say: filled in from what the caller gives, asked for otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from meshwise.clusters.load import device
+from meshwise.clusters.names import canonical_cluster, counted_devices, exact_device
+from meshwise.cost.collectives.collective import known_operation, operation
+from meshwise.errors import InputError, list_in_words, quoted, shorten
+from meshwise.evidence.readers.records import FileRow, FileValue, Found, whole
+from meshwise.models.load import load_model
+from meshwise.models.names import named_model
+
+
+class Fact(NamedTuple):
+    """What a caller may give beside a file: the column that it fills, of which kinds of rows, and an
+    example."""
+
+    column: str
+    kinds: tuple[str, ...]
+    example: str
+
+
+_TRAINING, _SERVING, _COLLECTIVES = ("training",), ("serving",), ("collectives",)
+_RUNS = ("training", "serving")
+_ALL = ("training", "serving", "collectives")
+# by the caller's keyword
+FACTS: dict[str, Fact] = {
+    "model": Fact("model", _RUNS, "llama-3.1-8b"),
+    "device": Fact("device", _ALL, "h100-80gb-sxm"),
+    "gpus": Fact("devices", _RUNS, "8"),
+    "gpus_per_node": Fact("devices_per_node", _ALL, "8"),
+    "nodes": Fact("nodes", _ALL, "2"),
+    "intra_node": Fact("intra_node", _ALL, "nvlink4"),
+    "inter_node": Fact("inter_node", ("training", "collectives"), "'RoCE 8x400 Gb/s per node'"),
+    "op": Fact("op", _COLLECTIVES, "all_gather"),
+    "ranks": Fact("ranks", _COLLECTIVES, "8"),
+    "library": Fact("library", _COLLECTIVES, "nccl"),
+    "tp": Fact("tp", _RUNS, "8"),
+    "pp": Fact("pp", _RUNS, "1"),
+    "dp": Fact("dp", _RUNS, "1"),
+    "cp": Fact("cp", _TRAINING, "1"),
+    "ep": Fact("ep", _RUNS, "1"),
+    "shard": Fact("shard", _TRAINING, "zero3"),
+    "recompute": Fact("recompute", _TRAINING, "none"),
+    "micro_batch": Fact("micro_batch", _TRAINING, "1"),
+    "global_batch": Fact("global_batch", _TRAINING, "512"),
+    "seq": Fact("seq", _TRAINING, "4096"),
+    "dtype": Fact("dtype", _RUNS, "bf16"),
+    "stack": Fact("stack", _TRAINING, "megatron-core"),
+    "engine": Fact("engine", _SERVING, "vllm"),
+    "isl": Fact("isl", _SERVING, "1024"),
+    "osl": Fact("osl", _SERVING, "128"),
+    "concurrency": Fact("concurrency", _SERVING, "32"),
+}
+_KEYWORD = {fact.column: keyword for keyword, fact in FACTS.items()}
+# columns that rows of a kind cannot do without
+_NEEDED = {
+    "collectives": ("op", "device", "ranks"),
+    "training": ("model", "device", "devices", "global_batch", "seq"),
+    "serving": ("model", "device", "devices", "isl", "osl"),
+}
+_COUNTS = ("devices", "devices_per_node", "nodes", "ranks", "tp", "pp", "dp", "cp", "ep") + (
+    *("micro_batch", "global_batch", "seq", "isl", "osl", "concurrency"),
+)
+
+
+class NamedFound(NamedTuple):
+    """What was found in a file, under its name."""
+
+    file: str
+    found: Found
+
+
+def completed(every: list[NamedFound], given: Mapping[str, str]) -> list[NamedFound]:
+    """The same with what the caller gives; asks for all that is missing at once.
+
+    :raises InputError: for what is missing, and for what a file says otherwise.
+    """
+    kinds = {item.found.kind for item in every}
+    for keyword in given:
+        _check(keyword, given[keyword])
+        if not kinds & set(FACTS[keyword].kinds):
+            legal = f"with files of {' or '.join(FACTS[keyword].kinds)}"
+            raise InputError(
+                f"{keyword}: no file has rows that take it", field=keyword, value=given[keyword], legal=legal
+            )
+    filled = [
+        item._replace(found=item.found._replace(rows=[_filled(item, row, given) for row in item.found.rows]))
+        for item in every
+    ]
+    _ask(filled)
+    return filled
+
+
+def _check(keyword: str, value: str) -> None:
+    """Refuse a given value that no row may have."""
+    column = FACTS[keyword].column
+    if column in _COUNTS and whole(value) is None:
+        raise InputError(
+            f"{keyword}={shorten(value)}: not a whole number of at least 1",
+            field=keyword,
+            value=value,
+            legal="a whole number from 1",
+        )
+    if column == "device" and _device(value) is None:
+        device(value, keyword)  # refuses it, with the nearest
+    if column == "op":
+        operation(value)
+    if column == "model":
+        load_model(value, keyword)
+
+
+def _device(value: str) -> str | None:
+    counted = counted_devices(value)
+    return exact_device(value) or canonical_cluster(value) or (counted and counted.device)
+
+
+def _filled(item: NamedFound, row: FileRow, given: Mapping[str, str]) -> FileRow:
+    values = dict(row.values)
+    for keyword, text in given.items():
+        fact = FACTS[keyword]
+        if item.found.kind not in fact.kinds:
+            continue
+        said = values.get(fact.column)
+        if said is not None and not _same(fact.column, str(said), text):
+            raise InputError(
+                f"{keyword}={shorten(text)}: {shorten(item.file)}, line {row.line} says {quoted(str(said))}",
+                field=keyword,
+                value=text,
+                legal=f"what the file says, or no `{keyword}`",
+                nearest=str(said),
+            )
+        values[fact.column] = _value(fact.column, text)
+    # what is not known under the file's own word for it
+    if isinstance(name := values.get("model"), str) and "model" not in given and not is_known_model(name):
+        del values["model"]
+        values["model_said"] = name
+    if values.get("devices") == 1 and item.found.kind in _RUNS:
+        values = {"tp": 1, "pp": 1, **values}
+    return FileRow(row.line, values)
+
+
+def _value(column: str, text: str) -> FileValue:
+    number = whole(text) if column in _COUNTS else None
+    if column == "op":
+        return known_operation(text) or text
+    return text if number is None else number
+
+
+def _same(column: str, said: str, given: str) -> bool:
+    """Whether two words for a value mean the same; of a model, whether nothing tells them apart."""
+    if column in _COUNTS:
+        return whole(said) == whole(given)
+    if column == "device":
+        return _device(said) in (None, _device(given))
+    if column == "op":
+        return known_operation(said) == known_operation(given)
+    if column == "model":
+        return not is_known_model(said) or _preset(said) == _preset(given) or _preset(given) is None
+    return said.strip().lower() == given.strip().lower()
+
+
+def is_known_model(name: str) -> bool:
+    """Whether a name is an architecture of the catalog, without asking anybody for it."""
+    return _preset(name) is not None
+
+
+def _preset(name: str) -> str | None:
+    try:
+        found = named_model(name)
+    except InputError:  # a format that a name does not describe
+        return None
+    return found.preset if found else None
+
+
+def _ask(every: list[NamedFound]) -> None:
+    """Raise for all that rows lack, naming what would give it."""
+    lacking: dict[str, str] = {}
+    said: dict[str, str] = {}
+    for item in every:
+        for row in item.found.rows if item.found.kind in _NEEDED else ():
+            for column in _lacks(item.found.kind, row.values):
+                lacking.setdefault(_KEYWORD[column], f"{shorten(item.file)}, line {row.line}")
+                word = row.values.get(f"{column}_said")
+                if isinstance(word, str):
+                    said[column] = word
+    if not lacking:
+        return
+    keywords = [k for k in FACTS if k in lacking]
+    where = lacking[keywords[0]]
+    unknown = "".join(f"; {column} {quoted(word)} is not known" for column, word in said.items())
+    example = ", ".join(f"{k}={FACTS[k].example}" for k in keywords)
+    raise InputError(
+        f"{keywords[0]}: {where}: the file does not say {list_in_words(_words(keywords))}{unknown}",
+        field=keywords[0],
+        legal=f"for example `{example}`",
+    )
+
+
+def _words(keywords: list[str]) -> list[str]:
+    return [f"`{k}`" for k in keywords]
+
+
+def _lacks(kind: str, values: Mapping[str, FileValue]) -> list[str]:
+    """Columns that a row needs and does not have; of a layout, those that do not follow from its others."""
+    found = [c for c in _NEEDED[kind] if c not in values]
+    if kind in _RUNS:
+        degrees = {c: whole(values[c]) or 1 for c in ("tp", "pp", "dp", "cp") if c in values}
+        devices = whole(values["devices"]) if "devices" in values else None
+        if devices is None or math.prod(degrees.values()) != devices:
+            found += [c for c in ("tp", "pp") if c not in values]
+    return found

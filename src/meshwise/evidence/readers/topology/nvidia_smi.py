@@ -1,0 +1,126 @@
+"""Reads the matrix of ``nvidia-smi topo -m``: devices and NICs of a machine and what is between each two."""
+
+from __future__ import annotations
+
+import re
+
+from meshwise.clusters.pcie_hosts import TOPOLOGY_WORDS
+from meshwise.errors import quoted
+from meshwise.evidence.readers.records import FileRow, Found, Refusal
+from meshwise.evidence.readers.topology.matrix import asymmetry, topology_row
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_HEAD = re.compile(r"\s*((?:GPU\d+\s+)*GPU\d+)\b\s*(.*)")
+_GPU = re.compile(r"GPU\d+")
+_NIC = re.compile(r"(?:mlx\w+|NIC\d+|bnxt\w+|irdma\w+|efa\w*|rdmap\w+|ibp\w+|roce\w*|hfi\w*|rxe\w*)")
+_LINK = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC|PSB")
+_PEER = {"OK", "NS", "CNS", "GNS", "TNS", "DR", "U"}  # words of the matrix that -p2p prints
+_EXPECTED = "a link (NV#, PIX, PXB, PHB, NODE or SYS) to each device expected"
+
+
+class _Matrix:
+    def __init__(self, line: int, names: list[str], nics: list[str]) -> None:
+        self.line, self.names, self.nics = line, names, nics
+        self.links: dict[str, list[str]] = {}
+        self.nearest: dict[str, str] = {}  # of each device, the link to its nearest NIC
+
+    @property
+    def whole(self) -> bool:
+        return len(self.links) == len(self.names)
+
+
+class NvidiaTopology:
+    """The matrices of a text; what ``-p2p`` prints has other words, and is left."""
+
+    def __init__(self) -> None:
+        self._done: list[FileRow] = []
+        self._refused: list[Refusal] = []
+        self._open: _Matrix | None = None
+
+    def feed(self, number: int, line: str) -> None:
+        """One line of the text."""
+        if self._open is None and "GPU0" not in line and "GPU1" not in line:
+            return
+        line = _ESCAPES.sub("", line)
+        head = _HEAD.fullmatch(line)
+        if head and not _cells_of(head[2])[:1]:
+            self._close(number)
+            named = head[1].split()
+            if len(named) == len(set(named)):
+                self._open = _Matrix(number, named, _nics(head[2]))
+            return
+        if self._open is not None:
+            self._row(number, line)
+
+    def _row(self, number: int, line: str) -> None:
+        matrix = self._open
+        assert matrix is not None
+        name, *cells = line.split() or [""]
+        if name in matrix.names:
+            links = cells[: len(matrix.names)]
+            wrong = next((c for c in links if not _LINK.fullmatch(c)), None)
+            if wrong in _PEER and not matrix.links:
+                self._open = None
+                return
+            if len(links) < len(matrix.names) or wrong is not None:
+                said = quoted(wrong if wrong is not None else line.strip())
+                self._refused.append(Refusal(number, f"{_EXPECTED}, found {said}"))
+                self._open = None
+                return
+            matrix.links[name] = links
+            near = [c for c in cells[len(links) : len(links) + len(matrix.nics)] if _LINK.fullmatch(c)]
+            if near:
+                matrix.nearest[name] = min(near, key=_ORDER.index)
+        elif not _NIC.fullmatch(name) and line.strip():
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        matrix, self._open = self._open, None
+        if matrix is None:
+            return
+        missing = [n for n in matrix.names if n not in matrix.links]
+        if missing:
+            self._refused.append(Refusal(number, f"a line of {missing[0]} expected: cut short"))
+            return
+        links = [matrix.links[n] for n in matrix.names]
+        odd = asymmetry(matrix.names, links)
+        if odd is not None:
+            self._refused.append(Refusal(matrix.line, odd))
+            return
+        near = sorted(set(matrix.nearest.values()), key=_ORDER.index)
+        self._done.append(
+            topology_row(
+                matrix.line,
+                matrix.names,
+                links,
+                nics=len(matrix.nics) or None,
+                nearest_nic=", ".join(near) or None,
+                **_hosts(matrix.names, links),
+            )
+        )
+
+    def found(self) -> Found:
+        """The machines, one a matrix."""
+        if self._open is not None:
+            self._close(self._open.line + len(self._open.links) + 1)
+        return Found("topology", "nvidia-smi topo -m", self._done, self._refused)
+
+
+_ORDER = ("X", "PIX", "PXB", "PSB", "PHB", "NODE", "SOC", "SYS")
+
+
+def _cells_of(rest: str) -> list[str]:
+    return [word for word in rest.split() if _LINK.fullmatch(word)]
+
+
+def _nics(rest: str) -> list[str]:
+    return [word for word in rest.split() if _NIC.fullmatch(word)]
+
+
+def _hosts(names: list[str], links: list[list[str]]) -> dict[str, str]:
+    """What is between cards that have no NVLink: the worst of it, in the words of clusters' files."""
+    words = {links[i][j] for i in range(len(names)) for j in range(i)}
+    plain = words - {w for w in words if w.startswith("NV")}
+    worst = max(plain, key=_ORDER.index) if plain else ""
+    host = TOPOLOGY_WORDS.get(worst.lower())
+    return {"pcie_host": host} if host else {}
