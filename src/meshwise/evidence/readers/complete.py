@@ -135,13 +135,44 @@ def _filled(item: NamedFound, row: FileRow, given: Mapping[str, str]) -> FileRow
                 nearest=str(said),
             )
         values[fact.column] = _value(fact.column, text)
+        values.pop(f"{fact.column}_said", None)
     # what is not known under the file's own word for it
     if isinstance(name := values.get("model"), str) and "model" not in given and not is_known_model(name):
         del values["model"]
         values["model_said"] = name
+    _check_sizes(item, row.line, values)
     if values.get("devices") == 1 and item.found.kind in _RUNS:
         values = {"tp": 1, "pp": 1, **values}
+    if item.found.kind == "serving":
+        values |= _per_device(values)
     return FileRow(row.line, values)
+
+
+def _per_device(values: Mapping[str, FileValue]) -> dict[str, FileValue]:
+    """The rate of one device, of a load that a table has: so many in flight, or all at once."""
+    rate, devices = values.get("output_tokens_per_s"), whole(values.get("devices"))
+    stated = "concurrency" in values or "all_at_once" in values
+    if not isinstance(rate, float) or devices is None or not stated or "request_rate_per_s" in values:
+        return {}
+    return {"tokens_per_s_per_device": rate / devices}
+
+
+def _check_sizes(item: NamedFound, line: int, values: Mapping[str, FileValue]) -> None:
+    """Refuse a model whose layers or width are not those that the log says."""
+    name = values.get("model")
+    said = {k: values[k] for k in ("num_layers", "hidden_size") if k in values}
+    if not isinstance(name, str) or not said:
+        return
+    model = load_model(name)
+    own = {"num_layers": model.layers, "hidden_size": model.hidden}
+    for key, value in said.items():
+        if whole(value) != own[key]:
+            raise InputError(
+                f"model={shorten(name)}: {shorten(item.file)}, line {line} says {key} {value}",
+                field="model",
+                value=name,
+                legal=f"a model of {key} {value}: {shorten(name)} has {own[key]}",
+            )
 
 
 def _value(column: str, text: str) -> FileValue:
@@ -208,6 +239,11 @@ def _words(keywords: list[str]) -> list[str]:
 def _lacks(kind: str, values: Mapping[str, FileValue]) -> list[str]:
     """Columns that a row needs and does not have; of a layout, those that do not follow from its others."""
     found = [c for c in _NEEDED[kind] if c not in values]
+    loads = ("concurrency", "all_at_once", "request_rate_per_s")
+    if kind == "serving" and not any(c in values for c in loads):
+        found.append("concurrency")
+    if kind in _RUNS and "dtype_said" in values and "dtype" not in values:
+        found.append("dtype")
     if kind in _RUNS:
         degrees = {c: whole(values[c]) or 1 for c in ("tp", "pp", "dp", "cp") if c in values}
         devices = whole(values["devices"]) if "devices" in values else None

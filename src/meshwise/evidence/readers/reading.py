@@ -41,7 +41,7 @@ def read_file(name: str) -> list[Found]:
 
 def kinds_in_words() -> str:
     """The kinds of files that are read."""
-    return "; ".join(kind.title for kind in FILE_KINDS)
+    return "; ".join(dict.fromkeys(kind.title for kind in FILE_KINDS))
 
 
 def _read(file: TextFile) -> list[Found]:

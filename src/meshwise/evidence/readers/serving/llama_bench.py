@@ -1,0 +1,172 @@
+"""Reads what llama-bench of llama.cpp prints: JSON, lines of JSON, and Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from meshwise.errors import quoted
+from meshwise.evidence.readers.collectives.run import known_device
+from meshwise.evidence.readers.documents import JsonObject, text_at
+from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, whole, without_empty
+
+FORM = "llama-bench"
+_KEYS = {"n_prompt", "n_gen", "avg_ts"}
+_TEST = re.compile(r"(pp|tg)(\d+)(?: @ d(\d+))?")
+_RATE = re.compile(r"([\d.]+|-?nan|inf)(?:\s*±.*)?")
+_DEVICE = re.compile(r"Device \d+: (.+?), compute capability")
+_PLAIN = ("f32", "f16", "bf16")
+Run = dict[str, FileValue | None]
+
+
+def claims_generation(content: dict[str, Any]) -> bool:
+    """Whether an object is a test of llama-bench that generates."""
+    return content.keys() >= _KEYS and bool(whole(content["n_gen"]))
+
+
+def claims_prompt(content: dict[str, Any]) -> bool:
+    """Whether an object is a test of llama-bench of a prompt alone."""
+    return content.keys() >= _KEYS and not whole(content["n_gen"])
+
+
+def read_generation(objects: list[JsonObject]) -> Found:
+    """A row for each test that generates."""
+    return _found("serving", objects)
+
+
+def read_prompt(objects: list[JsonObject]) -> Found:
+    """A row for each test of a prompt."""
+    return _found("prefill", objects)
+
+
+def _found(kind: str, objects: list[JsonObject]) -> Found:
+    rows, refused = list[FileRow](), list[Refusal]()
+    for line, content in objects:
+        found = _test(content)
+        if isinstance(found, str):
+            refused.append(Refusal(line, found))
+        else:
+            rows.append(FileRow(line, without_empty(found)))
+    return Found(kind, FORM, rows, refused)
+
+
+def _test(content: dict[str, Any]) -> Run | str:
+    prompt, generated = whole(content["n_prompt"]), whole(content["n_gen"])
+    if prompt and generated:
+        return "a prompt or a generation expected, found both in one figure"
+    if content.get("n_gpu_layers") == 0:
+        return "layers on a GPU expected, found n_gpu_layers 0"
+    if content.get("embeddings"):
+        return "a language model expected, found embeddings"
+    timed = _timed(content["avg_ts"], prompt, generated, whole(content.get("n_depth")))
+    if isinstance(timed, str):
+        return timed
+    names = [n.strip() for n in (text_at(content, "gpu_info") or "").split(",") if n.strip()]
+    return {**_hardware(names), **_split(content, len(names)), **_model(text_at(content, "model_type")), **timed}
+
+
+def _timed(rate: object, prompt: int | None, generated: int | None, depth: int | None) -> Run | str:
+    """One sequence: the time per token of a generation behind ``depth`` tokens (the first one where there
+    are none), or of a whole prompt."""
+    value = positive(rate, "tokens per second")
+    if isinstance(value, str):
+        return value
+    if generated:
+        return {"isl": depth or 1, "osl": generated, "concurrency": 1, "tpot_s": 1.0 / value}
+    if prompt:
+        return {"seq": prompt, "batch": 1, "cached": depth, "step_s": prompt / value}
+    return "tokens of a prompt or of a generation expected, found 0"
+
+
+def _hardware(names: list[str]) -> Run:
+    """The devices of a test, of one kind."""
+    known = {known_device(name) or name for name in names}
+    if len(known) != 1:
+        return {"device_said": ", ".join(sorted(known)) or None}
+    name = known.pop()
+    return {"device": known_device(name), "device_said": None if known_device(name) else name, "devices": len(names)}
+
+
+def _split(content: dict[str, Any], devices: int) -> Run:
+    """How layers are divided: by layers they are stages, by rows tensor parallel."""
+    mode = content.get("split_mode")
+    if devices <= 1:
+        return {}
+    if mode == "layer":
+        return {"tp": 1, "pp": devices}
+    return {"tp": devices, "pp": 1} if mode == "row" else {}
+
+
+def _model(words: str | None) -> Run:
+    """The model of ``llama 7B Q4_0``, and how its weights are stored."""
+    name, _, stored = (words or "").replace(" - Medium", "").replace(" - Small", "").rpartition(" ")
+    plain = stored.lower() in _PLAIN
+    return {
+        "model": name or words,
+        "dtype": stored.lower().replace("f16", "fp16").replace("bfp16", "bf16") if plain else None,
+        "dtype_said": stored if stored and not plain else None,
+        "engine": "llama.cpp",
+    }
+
+
+class LlamaBenchTable:
+    """The Markdown table, below the devices that the library names."""
+
+    def __init__(self, kind: str = "serving") -> None:
+        self._kind = kind
+        self._columns: list[str] = []
+        self._devices: list[str] = []
+        self._rows: list[FileRow] = []
+        self._refused: list[Refusal] = []
+
+    def feed(self, number: int, line: str) -> None:
+        """One line of the output."""
+        if "|" not in line:
+            device = _DEVICE.search(line) if "Device " in line else None
+            if device:
+                self._devices.append(device[1])
+            elif self._columns and line.strip():
+                self._columns = []
+            return
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if "test" in cells and "t/s" in cells and "model" in cells:
+            self._columns = cells
+        elif self._columns and not set(line) <= set("|-: \r"):
+            self._row(number, cells)
+
+    def _row(self, number: int, cells: list[str]) -> None:
+        if len(cells) != len(self._columns):
+            if self._kind == "serving":
+                why = f"{len(self._columns)} cells expected, found {quoted(' | '.join(cells))}"
+                self._refused.append(Refusal(number, why))
+            return
+        said = dict(zip(self._columns, cells, strict=True))
+        test, rate = _TEST.fullmatch(said["test"]), _RATE.fullmatch(said["t/s"])
+        prompt = test is not None and test[1] == "pp"
+        if prompt != (self._kind == "prefill"):
+            if test is None and self._kind == "serving":
+                why = f"a test of a prompt (pp512) or a generation (tg128) expected, found {quoted(said['test'])}"
+                self._refused.append(Refusal(number, why))
+            return
+        assert test is not None
+        number_of, depth = int(test[2]), int(test[3] or 0)
+        timed = _timed(rate[1] if rate else said["t/s"], number_of if prompt else None, None if prompt else number_of, depth)
+        if said.get("ngl") == "0":
+            timed = "layers on a GPU expected, found ngl 0"
+        if isinstance(timed, str):
+            self._refused.append(Refusal(number, timed))
+            return
+        mode = {"split_mode": said.get("sm", "layer")}
+        where = {**_hardware(self._devices), **_split(mode, len(self._devices))}
+        self._rows.append(FileRow(number, without_empty({**where, **_model(said["model"]), **timed})))
+
+    def found(self) -> Found:
+        """The rows of every table."""
+        return Found(self._kind, FORM, self._rows, self._refused)
+
+
+class LlamaPromptTable(LlamaBenchTable):
+    """The prompts of the same tables."""
+
+    def __init__(self) -> None:
+        super().__init__("prefill")

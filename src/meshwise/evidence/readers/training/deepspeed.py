@@ -1,0 +1,96 @@
+"""Reads logs of DeepSpeed: samples per second, with the batch and the world of its configuration dump."""
+
+from __future__ import annotations
+
+import re
+
+from meshwise.evidence.readers.records import FileValue, Found, Refusal, positive, without_empty
+from meshwise.evidence.readers.training.arguments import Arguments
+from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
+
+FORM = "DeepSpeed log"
+_RATE = re.compile(r"RunningAvgSamplesPerSec=[^,\s]+, CurrSamplesPerSec=([^,\s]+)")
+_STEP = re.compile(r"global_step=(\d+)|\b\d+/(\d+), RunningAvg")
+_PEAK = re.compile(r"MaxMemAllocated=([\d.]+)GB")
+_NAMES = {
+    "train_batch_size": "global_batch",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "world_size": "dp",
+    "zero_optimization_stage": "stage",
+    "bfloat16_enabled": "bf16",
+    "fp16_enabled": "fp16",
+    "float16_enabled": "fp16",
+}
+_UNKNOWN = "train_batch_size in the configuration above expected: samples per second alone are no step"
+
+
+class DeepSpeedLog:
+    """A log, line by line. Where Megatron's own lines say a step's time, they are read instead."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[StepLog, Arguments]] = [(StepLog(), Arguments(_NAMES))]
+        self._lacking: Refusal | None = None
+        self._megatron = False
+
+    def feed(self, number: int, line: str) -> None:
+        """One line of the log."""
+        if "CurrSamplesPerSec=" in line:
+            self._step(number, line)
+        elif "elapsed time per iteration" in line:
+            self._megatron = True
+        elif ":print]" in line:
+            run, arguments = self._runs[-1]
+            dumped = arguments.dumped(line)
+            if run.begun and dumped is not None and dumped[0] in _NAMES:
+                arguments = Arguments(_NAMES)
+                self._runs.append((StepLog(), arguments))
+            arguments.read(line)
+
+    def _step(self, number: int, line: str) -> None:
+        rate, at = _RATE.search(line), _STEP.search(line)
+        if rate is None:
+            return
+        run, arguments = self._runs[-1]
+        index = int(at[1] or at[2]) if at else None
+        if index is not None and index == run.last:
+            return  # printed by several ranks
+        if index is not None and run.last is not None and index < run.last:
+            run = StepLog()
+            self._runs.append((run, arguments))
+        batch = arguments.count("global_batch")
+        samples = positive(rate[1], "samples per second")
+        if isinstance(samples, str):
+            run.refused.append(Refusal(number, samples))
+        elif batch is None:
+            self._lacking = self._lacking or Refusal(number, _UNKNOWN)
+        else:
+            run.step(number, index, batch / samples)
+        peak = _PEAK.search(line)
+        if peak:
+            run.held(float(peak[1]) * (1 << 30), "allocated")
+
+    def found(self) -> Found:
+        """A row for each run."""
+        if self._megatron:
+            return Found("training", FORM, ())
+        for run, arguments in self._runs:
+            run.values = _stated(arguments)
+        rows, refused = rows_of_runs([run for run, _ in self._runs if run.begun])
+        if self._lacking is not None:
+            refused.append(self._lacking)
+        return Found("training", FORM, rows, refused)
+
+
+def _stated(a: Arguments) -> dict[str, FileValue]:
+    """What the configuration says. Its world are the replicas: how many devices each has, it does not say."""
+    stage = a.text("stage")
+    return without_empty(
+        {
+            "global_batch": a.count("global_batch"),
+            "micro_batch": a.count("micro_batch"),
+            "dp": a.count("dp"),
+            "shard": (f"zero{stage}" if stage in ("1", "2", "3") else "none") if stage else None,
+            "dtype": "bf16" if a.switch("bf16") else "fp16" if a.switch("fp16") else None,
+            "stack": "deepspeed",
+        }
+    )
