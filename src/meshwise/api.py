@@ -126,8 +126,8 @@ def validate(
     ('collectives', 1)
     """
     from meshwise.answers.validate import ValidateResult
-    from meshwise.evidence.score.summary import error_summary
     from meshwise.evidence.found_rows import read_tables
+    from meshwise.evidence.score.summary import error_summary
     from meshwise.evidence.validate import row_results, together
 
     path = name_of(table, "table", "the path of a CSV table")

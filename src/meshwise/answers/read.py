@@ -15,15 +15,19 @@ from meshwise.units import format_memory, format_time
 
 _SHOWN = 12  # rows of a file, and lines that it refuses
 # what a page shows of rows, in order: what they measured, and how it is written
-_MEASURED = ("time_s", "step_s", "tokens_per_s_per_device", "flops_per_s_per_device", "mfu")
-_MEASURED += ("tpot_s", "ttft_s", "total_latency_s", "memory_bytes")
-_QUIET = ("id", "links", "file", "steps_measured")
+_MEASURED = (
+    *("time_s", "step_s", "tokens_per_s_per_device", "flops_per_s_per_device", "mfu"),
+    *("tpot_s", "ttft_s", "total_latency_s", "memory_bytes"),
+)
+_QUIET = ("id", "links", "file")
 
 
 class ReadResult(Answer):
     """What was found, file by file: rows of measurements, and lines that cannot be used."""
 
-    files = Key[list[Record]]("Per file and kind: ``file``, ``kind``, ``form``, ``rows``, ``refused``.")
+    files = Key[list[Record]](
+        "Per file and kind: ``file``, ``kind``, ``form``, ``rows``, ``refused``."
+    )
 
     def __init__(self, found: Sequence[NamedFound]) -> None:
         self.found = list(found)
@@ -38,7 +42,9 @@ class ReadResult(Answer):
                     "kind": item.found.kind,
                     "form": item.found.form,
                     "rows": self._records(item),
-                    "refused": [{"line": r.line, "reason": r.reason} for r in sorted(item.found.refused)],
+                    "refused": [
+                        {"line": r.line, "reason": r.reason} for r in sorted(item.found.refused)
+                    ],
                     "remarks": list(item.found.remarks),
                 }
                 for item in self.found
@@ -48,7 +54,7 @@ class ReadResult(Answer):
     def _records(self, item: NamedFound) -> list[dict[str, object]]:
         """Rows as JSON has them: an id of their own, the file and the line, and what they say."""
         name, seen = self._names[item.file], dict[int, int]()
-        made = []
+        made = list[dict[str, object]]()
         for row in item.found.rows:
             nth = seen[row.line] = seen.get(row.line, 0) + 1
             own = f"{name}/{row.line}" + (f".{nth}" if nth > 1 else "")
@@ -74,13 +80,15 @@ class ReadResult(Answer):
         said = f"{rows} {'row' if rows == 1 else 'rows'} of {' and '.join(self.kinds) or 'nothing'}"
         where = f" in {several} files" if several > 1 else ""
         left = f"; {bad} {'line' if bad == 1 else 'lines'} left out" if bad else ""
-        return Page("", tuple(parts), f"{said}{where}{left}")
+        return Page(f"{said}{where}{left}", tuple(parts))
 
 
 def _file(item: NamedFound) -> list[Table | str]:
     """A file's table: what all of its rows have in common is its title's."""
     found, parts = item.found, list[Table | str]()
     rows = list(found.rows)
+    if len(rows) == 1:
+        return [_alone(item, rows[0]), *_said_of(item)]
     common = _common(rows)
     title = f"{item.file}: {found.form}"
     if common:
@@ -93,14 +101,28 @@ def _file(item: NamedFound) -> list[Table | str]:
             (str(r.line), *(_cell(c, r.values.get(c)) for c in columns)) for r in rows[:_SHOWN]
         )
         keep = tuple(c for c in columns if c in _MEASURED)
-        text = frozenset(i + 1 for i, c in enumerate(columns) if isinstance(rows[0].values.get(c), str))
+        text = frozenset(
+            i + 1 for i, c in enumerate(columns) if isinstance(rows[0].values.get(c), str)
+        )
         parts.append(Table(title, ("line", *columns), shown, text, keep))
         if len(rows) > _SHOWN:
             parts.append(f"… and {len(rows) - _SHOWN} more rows (all in the JSON and the CSV).")
     else:
         parts.append(title)
-    parts += [wrap(remark + ".") for remark in found.remarks]
-    bad = sorted(found.refused)
+    return [*parts, *_said_of(item)]
+
+
+def _alone(item: NamedFound, row: FileRow) -> Table:
+    """A file's one row, a line for each value."""
+    values = [(k, _cell(k, v)) for k, v in row.values.items() if k not in ("links", "file", "id")]
+    title = f"{item.file}: {item.found.form}, line {row.line}"
+    return Table(title, ("value", ""), tuple(values), frozenset({0, 1}))
+
+
+def _said_of(item: NamedFound) -> list[str]:
+    """What is to be said of a file, and the lines that are left out."""
+    parts = [wrap(remark + ".") for remark in item.found.remarks]
+    bad = sorted(item.found.refused)
     if bad:
         lines = [f"line {r.line}: {r.reason}" if r.line else r.reason for r in bad[:_SHOWN]]
         more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
@@ -139,8 +161,6 @@ def _short_names(files: Sequence[str]) -> dict[str, str]:
     an id."""
     last = {file: file.replace("\\", "/").rstrip("/").rpartition("/")[2] for file in files}
     return {
-        file: name
-        if sum(other == name for other in last.values()) == 1
-        else file.replace("/", ":")
+        file: name if sum(other == name for other in last.values()) == 1 else file.replace("/", ":")
         for file, name in last.items()
     }

@@ -2,51 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import click
 
-from meshwise.cli import output, values
+from meshwise.cli import options, output, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
-_FACTS = (
-    ("model", values.MODEL_TYPE, "Runs: the model, where the file names no known one."),
-    ("device", None, "The device that ran it, such as h100-80gb-sxm."),
-    ("gpus", values.NUMBER_TYPE, "Runs: on how many devices."),
-    ("gpus-per-node", values.NUMBER_TYPE, "Devices of a node."),
-    ("nodes", values.NUMBER_TYPE, "On how many nodes."),
-    ("intra-node", None, "The fabric inside a node, such as nvlink4 or pcie4."),
-    ("inter-node", None, "The network in words: 'RoCE 8x400 Gb/s per node'."),
-    ("op", values.OP_TYPE, "Collectives: the operation, where neither the log nor its columns say it."),
-    ("ranks", values.NUMBER_TYPE, "Collectives: how many took part."),
-    ("library", None, "Collectives: such as nccl-2.27."),
-    ("tp", values.NUMBER_TYPE, "Runs: tensor parallel degree; --pp, --dp, --cp and --ep are the others."),
-    ("pp", values.NUMBER_TYPE, "Runs: pipeline stages."),
-    ("dp", values.NUMBER_TYPE, "Runs: replicas."),
-    ("cp", values.NUMBER_TYPE, "Training: context parallel degree."),
-    ("ep", values.NUMBER_TYPE, "Runs: expert parallel degree."),
-    ("shard", values.SHARD_TYPE, "Training: what is divided over the replicas."),
-    ("recompute", values.RECOMPUTE_TYPE, "Training: what is computed again."),
-    ("micro-batch", values.NUMBER_TYPE, "Training: sequences of a microbatch."),
-    ("global-batch", values.NUMBER_TYPE, "Training: sequences of a step."),
-    ("seq", values.NUMBER_TYPE, "Training: tokens of a sequence."),
-    ("dtype", values.DTYPE_TYPE, "Runs: format of the products."),
-    ("stack", values.STACK_TYPE, "Training: the software, with its version."),
-    ("engine", None, "Serving: the engine: vllm, sglang, trtllm."),
-    ("isl", values.NUMBER_TYPE, "Serving: tokens of a prompt."),
-    ("osl", values.NUMBER_TYPE, "Serving: tokens of an answer."),
-    ("concurrency", values.NUMBER_TYPE, "Serving: requests in flight."),
+# what a file may leave out
+_facts = options.stacked(
+    click.option(
+        "--model",
+        type=values.MODEL_TYPE,
+        help="Runs: the model, where the file names no known one.",
+    ),
+    click.option("--device", metavar="TEXT", help="The device that ran it, such as h100-80gb-sxm."),
+    click.option("--gpus", type=values.NUMBER_TYPE, help="Runs: on how many devices."),
+    click.option("--gpus-per-node", type=values.NUMBER_TYPE, help="Devices of a node."),
+    click.option("--nodes", type=values.NUMBER_TYPE, help="On how many nodes."),
+    click.option(
+        "--intra-node", metavar="TEXT", help="The fabric inside a node, such as nvlink4 or pcie4."
+    ),
+    click.option(
+        "--inter-node", metavar="TEXT", help="The network in words: 'RoCE 8x400 Gb/s per node'."
+    ),
+    click.option(
+        "--op",
+        type=values.OP_TYPE,
+        help="Collectives: the operation, where neither the log nor its columns say it.",
+    ),
+    click.option("--ranks", type=values.NUMBER_TYPE, help="Collectives: how many took part."),
+    click.option("--library", metavar="TEXT", help="Collectives: such as nccl-2.27."),
+    click.option("--tp", type=values.NUMBER_TYPE, help="Runs: tensor parallel degree."),
+    click.option("--pp", type=values.NUMBER_TYPE, help="Runs: pipeline stages."),
+    click.option("--dp", type=values.NUMBER_TYPE, help="Runs: replicas."),
+    click.option("--cp", type=values.NUMBER_TYPE, help="Training: context parallel degree."),
+    click.option("--ep", type=values.NUMBER_TYPE, help="Runs: expert parallel degree."),
+    click.option(
+        "--shard", type=values.SHARD_TYPE, help="Training: what is divided over the replicas."
+    ),
+    click.option(
+        "--recompute", type=values.RECOMPUTE_TYPE, help="Training: what is computed again."
+    ),
+    click.option(
+        "--micro-batch", type=values.NUMBER_TYPE, help="Training: sequences of a microbatch."
+    ),
+    click.option("--global-batch", type=values.NUMBER_TYPE, help="Training: sequences of a step."),
+    click.option("--seq", type=values.NUMBER_TYPE, help="Training: tokens of a sequence."),
+    click.option(
+        "--dtype", type=values.DTYPE_TYPE, help="Runs: format of the products, or of 4-bit weights."
+    ),
+    click.option(
+        "--stack", type=values.STACK_TYPE, help="Training: the software, with its version."
+    ),
+    click.option("--engine", metavar="TEXT", help="Serving: the engine: vllm, sglang, trtllm."),
+    click.option("--isl", type=values.NUMBER_TYPE, help="Serving: tokens of a prompt."),
+    click.option("--osl", type=values.NUMBER_TYPE, help="Serving: tokens of an answer."),
+    click.option("--concurrency", type=values.NUMBER_TYPE, help="Serving: requests in flight."),
 )
-
-
-def _fact_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each fact that a file may leave out."""
-    for name, kind, text in reversed(_FACTS):
-        metavar = None if kind is not None else "TEXT"
-        command = click.option(f"--{name}", type=kind, metavar=metavar, help=text)(command)
-    return command
 
 
 @click.command(
@@ -61,7 +76,7 @@ def _fact_options(command: Callable[..., None]) -> Callable[..., None]:
     ),
 )
 @click.argument("files", metavar="FILE", nargs=-1, callback=lambda _c, _p, words: words or None)
-@_fact_options
+@_facts
 @click.option(
     "--skip-bad",
     is_flag=True,
@@ -75,6 +90,12 @@ def command(files: tuple[str, ...], **said: object) -> None:
     Collectives: output of nccl-tests and rccl-tests; JSON of nccl-tests (-J).
 
     Topologies: nvidia-smi topo -m; rocm-smi --showtopo; NCCL's topology XML.
+
+    Training: logs of Megatron-LM, Megatron-Bridge and NeMo; logs of torchtitan; logs of nanotron; logs of
+    DeepSpeed; logs of the Hugging Face Trainer; trainer_state.json.
+
+    Serving: JSON of vLLM's bench serve and SGLang's bench_serving; JSON of trtllm-bench; JSON of genai-perf and
+    AIPerf; llama-bench as JSON; llama-bench as Markdown; start-up logs of vLLM, SGLang and TensorRT-LLM.
 
     A line that cannot be used is refused with its number and what was expected there. What a file does not
     say and its rows need is asked for, all at once.

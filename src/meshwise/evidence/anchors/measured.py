@@ -9,8 +9,8 @@ from typing import NamedTuple
 from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import InputError, shorten
-from meshwise.evidence.readers.collectives.nccl_log import read_log
 from meshwise.evidence.found_rows import parse_tables
+from meshwise.evidence.readers.collectives.nccl_log import read_log
 from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, is_log
 from meshwise.files import read_text_file
 

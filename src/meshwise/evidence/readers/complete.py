@@ -63,7 +63,8 @@ _NEEDED = {
     "training": ("model", "device", "devices", "global_batch", "seq"),
     "serving": ("model", "device", "devices", "isl", "osl"),
 }
-_COUNTS = ("devices", "devices_per_node", "nodes", "ranks", "tp", "pp", "dp", "cp", "ep") + (
+_COUNTS = (
+    *("devices", "devices_per_node", "nodes", "ranks", "tp", "pp", "dp", "cp", "ep"),
     *("micro_batch", "global_batch", "seq", "isl", "osl", "concurrency"),
 )
 
@@ -86,10 +87,15 @@ def completed(every: list[NamedFound], given: Mapping[str, str]) -> list[NamedFo
         if not kinds & set(FACTS[keyword].kinds):
             legal = f"with files of {' or '.join(FACTS[keyword].kinds)}"
             raise InputError(
-                f"{keyword}: no file has rows that take it", field=keyword, value=given[keyword], legal=legal
+                f"{keyword}: no file has rows that take it",
+                field=keyword,
+                value=given[keyword],
+                legal=legal,
             )
     filled = [
-        item._replace(found=item.found._replace(rows=[_filled(item, row, given) for row in item.found.rows]))
+        item._replace(
+            found=item.found._replace(rows=[_filled(item, row, given) for row in item.found.rows])
+        )
         for item in every
     ]
     _ask(filled)
@@ -137,7 +143,11 @@ def _filled(item: NamedFound, row: FileRow, given: Mapping[str, str]) -> FileRow
         values[fact.column] = _value(fact.column, text)
         values.pop(f"{fact.column}_said", None)
     # what is not known under the file's own word for it
-    if isinstance(name := values.get("model"), str) and "model" not in given and not is_known_model(name):
+    if (
+        isinstance(name := values.get("model"), str)
+        and "model" not in given
+        and not is_known_model(name)
+    ):
         del values["model"]
         values["model_said"] = name
     _check_sizes(item, row.line, values)
@@ -152,7 +162,12 @@ def _per_device(values: Mapping[str, FileValue]) -> dict[str, FileValue]:
     """The rate of one device, of a load that a table has: so many in flight, or all at once."""
     rate, devices = values.get("output_tokens_per_s"), whole(values.get("devices"))
     stated = "concurrency" in values or "all_at_once" in values
-    if not isinstance(rate, float) or devices is None or not stated or "request_rate_per_s" in values:
+    if (
+        not isinstance(rate, float)
+        or devices is None
+        or not stated
+        or "request_rate_per_s" in values
+    ):
         return {}
     return {"tokens_per_s_per_device": rate / devices}
 
@@ -224,7 +239,11 @@ def _ask(every: list[NamedFound]) -> None:
     keywords = [k for k in FACTS if k in lacking]
     where = lacking[keywords[0]]
     unknown = "".join(f"; {column} {quoted(word)} is not known" for column, word in said.items())
-    example = ", ".join(f"{k}={FACTS[k].example}" for k in keywords)
+    examples = {k: FACTS[k].example for k in keywords}
+    if "dtype" in said:  # how a format of GGUF is called by its bits
+        bits = next((b for b in ("4", "8") if b in said["dtype"][:4]), "")
+        examples["dtype"] = f"int{bits}" if bits else FACTS["dtype"].example
+    example = ", ".join(f"{k}={word}" for k, word in examples.items())
     raise InputError(
         f"{keywords[0]}: {where}: the file does not say {list_in_words(_words(keywords))}{unknown}",
         field=keywords[0],

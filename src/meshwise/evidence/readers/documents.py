@@ -52,7 +52,7 @@ def json_objects(text: str) -> Objects | None:
         except (json.JSONDecodeError, RecursionError):
             refused.append(Refusal(line, "a whole JSON object expected"))
             following = text.find("\n", at)
-            if listed or not found and not _looks_like_lines(text, at) or following < 0:
+            if listed or (not found and not _looks_like_lines(text, at)) or following < 0:
                 break
             at = following
             continue

@@ -16,7 +16,11 @@ MAX_DOCUMENT_BYTES = 256 << 20  # of JSON and XML, which are read whole
 _BLOCK = 1 << 20
 _LONGEST = 64 << 20  # bytes of a line: longer ones are of no log
 _TEXT = "a text, JSON or XML file of one of the kinds that are read"
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def cannot_read(name: str, why: str, legal: str = _TEXT, line: int | None = None) -> InputError:
@@ -43,25 +47,23 @@ class TextFile:
                 self.encoding, self.head = encoding, self.head[len(mark) :]
                 break
 
-    def lines(self) -> Iterator[str]:
-        """Every line without its end; a carriage return within one is left in it."""
+    def blocks(self) -> Iterator[tuple[int, str]]:
+        """The text in parts of whole lines, each with the number of its first line."""
         decode = codecs.getincrementaldecoder(self.encoding)("replace").decode
         rest, block, number = "", self.head, 1
         while block:
             text = rest + decode(block)
-            lines = text.split("\n")
-            rest = lines.pop()
-            for line in lines:
-                if "\0" in line:
-                    raise self._binary(number)
-                yield line.rstrip("\r")
-                number += 1
-            if len(rest) > _LONGEST or "\0" in rest[:_BLOCK]:
-                raise self._binary(number)
+            whole, end, rest = text.rpartition("\n")
+            binary = text.find("\0")
+            if binary >= 0 or len(rest) > _LONGEST:
+                raise self._binary(number + text.count("\n", 0, max(binary, 0)))
+            if end:
+                yield number, whole
+                number += whole.count("\n") + 1
             block = self._stream.read(_BLOCK)
         rest += decode(b"", True)
         if rest:
-            yield rest.rstrip("\r")
+            yield number, rest
 
     def _binary(self, number: int) -> InputError:
         return cannot_read(self.name, "text expected, found binary content", line=number)

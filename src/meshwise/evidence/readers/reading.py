@@ -52,7 +52,7 @@ def _read(file: TextFile) -> list[Found]:
             return [kind.read(root) for kind in xml_kinds() if kind.claims(root)]
     if file.encoding == "utf-8" and _JSON.match(file.head):
         return _read_json(file)
-    return _read_lines(file.lines())
+    return _read_text(file.blocks())
 
 
 def _read_json(file: TextFile) -> list[Found]:
@@ -60,7 +60,7 @@ def _read_json(file: TextFile) -> list[Found]:
     text = file.whole()
     objects = json_objects(text)
     if objects is None or not objects.found:
-        plain = [f for f in _read_lines(text.split("\n")) if f.rows or f.refused]
+        plain = [f for f in _read_text([(1, text)]) if f.rows or f.refused]
         if plain or objects is None:
             return plain
         broken = objects.refused[0]
@@ -74,7 +74,7 @@ def _read_json(file: TextFile) -> list[Found]:
         else:
             claimed.setdefault(index, []).append(item)
     if not claimed:
-        return [f for f in _read_lines(text.split("\n")) if f.rows or f.refused]
+        return [f for f in _read_text([(1, text)]) if f.rows or f.refused]
     found = [kinds[index].read(items) for index, items in claimed.items()]
     first = found[0]
     return [first._replace(refused=[*first.refused, *refused]), *found[1:]]
@@ -84,12 +84,17 @@ def _claimed_by(kinds: list[DocumentKind], item: JsonObject) -> int | None:
     return next((i for i, kind in enumerate(kinds) if kind.claims(item.content)), None)
 
 
-def _read_lines(lines: Iterable[str]) -> list[Found]:
+def _read_text(blocks: Iterable[tuple[int, str]]) -> list[Found]:
+    """What all readers of texts find. A block without any of a reader's marks is not shown to it: logs of any
+    length are mostly of other things."""
     readers = text_readers()
-    feeds = [reader.feed for reader in readers]
-    for number, line in enumerate(lines, start=1):
-        for feed in feeds:
-            feed(number, line)
+    for first, text in blocks:
+        lines: list[str] = []
+        for reader in readers:
+            if any(mark in text for mark in reader.marks):
+                lines = lines or text.split("\n")
+                for number, line in enumerate(lines, start=first):
+                    reader.feed(number, line)
     return [reader.found() for reader in readers]
 
 

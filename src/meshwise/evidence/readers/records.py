@@ -39,6 +39,10 @@ class Found(NamedTuple):
 class TextReader(Protocol):
     """Reads a text line by line; memory does not grow with lines that are none of its own."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words without which a part of the text says nothing to it, as far as it has read."""
+
     def feed(self, number: int, line: str) -> None: ...
 
     def found(self) -> Found: ...

@@ -102,6 +102,8 @@ def _figures(line: int, result: object) -> Figures | str | None:
         if abs(algbw / (bytes_ / time * 1e-3) - 1.0) > 0.02:
             return f"alg_bw = size / time expected, found {algbw:g}"
     root = (text_at(result, "root") or "").lstrip("-")
-    rooted = int(root) * (-1 if "-" in str(number_at(result, "root")) else 1) if root.isdigit() else None
+    rooted = (
+        int(root) * (-1 if "-" in str(number_at(result, "root")) else 1) if root.isdigit() else None
+    )
     reduction = text_at(result, "redop")
     return Figures(line, bytes_, count, dtype, time * 1e-6, factor, reduction, rooted)

@@ -39,6 +39,8 @@ _HEADERS = re.compile(r"\bnccl-library=(\d+)")
 _PARAMETERS = re.compile(r"\bnThread \d+ nGpus \d+ ")
 _GRAPH = re.compile(r"\bgraph: ([1-9]\d*)")
 _HOST_TIME = "cputime"
+_HEADS = ("Rank", "_perf", "nThread", "CCL version", "nccl-", "nranks", "algbw")
+_ROWS = tuple(f" {name}" for name in ELEMENT_BYTES)
 _EXPECTED = "size, count, type, time, algbw and busbw that agree expected"
 
 
@@ -70,11 +72,16 @@ class CollectiveLog:
         self.runs = [CollectiveRun()]
         self._tabled = False  # columns were headed
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return (*_HEADS, *_ROWS) if self._tabled else _HEADS
+
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
         if "Rank" in line and self._rank(number, line):
             return
-        if "_perf" in line or "nThread" in line or "CCL" in line or "nccl-" in line or "nranks" in line:
+        if any(word in line for word in _HEADS[1:-1]):
             self._head(line)
         elif "algbw" in line:
             words = set(line.split())
@@ -104,7 +111,9 @@ class CollectiveLog:
             self._next()
         index = int(rank[1])
         run = self.runs[-1]
-        run.listed[index] = Listed(int(rank[2] or 0), rank[3], int(rank[4]), rank[5].strip(), number)
+        run.listed[index] = Listed(
+            int(rank[2] or 0), rank[3], int(rank[4]), rank[5].strip(), number
+        )
         return True
 
     def _head(self, line: str) -> None:

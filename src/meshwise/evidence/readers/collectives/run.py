@@ -12,7 +12,7 @@ from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.algorithms import ROOTED
 from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import list_in_words
-from meshwise.evidence.readers.records import FileRow, Refusal, without_empty
+from meshwise.evidence.readers.records import FileRow, FileValue, Refusal, without_empty
 
 # One launcher starts the ranks of a host at once, with process ids near each other. Of one host's name and
 # device number with ids far apart there are two hosts, whose names somebody shortened or replaced.
@@ -137,7 +137,9 @@ class CollectiveRun:
         named = {rank.name: rank.line for rank in self.listed.values() if rank.name}
         if len({known_device(name) or name for name in named}) > 1:
             others = list_in_words(sorted(named))
-            return Refusal(max(named.values()), f"one device for all ranks expected, found {others}")
+            return Refusal(
+                max(named.values()), f"one device for all ranks expected, found {others}"
+            )
         if first is not None and self.shares_a_device():
             return Refusal(first.line, "a device for each rank expected, several ranks ran on one")
         if self.ranks == 1:
@@ -158,7 +160,7 @@ def rows_of_run(run: CollectiveRun) -> tuple[list[FileRow], list[Refusal]]:
     if ranks is None and any(f.parts > 1.5 for f in run.rows):  # a rank counts its own part
         ranks = round(statistics.median(f.parts for f in run.rows if f.parts > 1.5))
     each = ranks // hosts if ranks and hosts and ranks % hosts == 0 and _even(run, hosts) else None
-    shared: dict[str, str | int | None] = {
+    shared: dict[str, FileValue | None] = {
         "op": known_operation(op) or op,
         "device": run.device(),
         "ranks": ranks,
@@ -173,8 +175,8 @@ def rows_of_run(run: CollectiveRun) -> tuple[list[FileRow], list[Refusal]]:
         if why is not None:
             refused.append(Refusal(f.line, why))
             continue
-        own = {"bytes": int(f.bytes), "dtype": f.dtype, "time_s": f.time_s}
-        rows.append(FileRow(f.line, without_empty({**shared, **own})))
+        own = {**shared, "bytes": int(f.bytes), "dtype": f.dtype, "time_s": f.time_s}
+        rows.append(FileRow(f.line, without_empty(own)))
     return rows, refused
 
 
@@ -185,9 +187,7 @@ def _contradiction(op: str | None, ranks: int | None, f: Figures) -> str | None:
     expected = float(busbw_factor(op, ranks))
     if abs(f.bus_factor / expected - 1.0) <= _AGREES:
         return None
-    return (
-        f"busbw / algbw = {expected:.3g} expected of {op} on {ranks} ranks, found {f.bus_factor:.3g}"
-    )
+    return f"busbw / algbw = {expected:.3g} expected of {op} on {ranks} ranks, found {f.bus_factor:.3g}"
 
 
 def _even(run: CollectiveRun, hosts: int) -> bool:

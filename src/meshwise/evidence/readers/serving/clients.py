@@ -6,10 +6,23 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, whole, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    Found,
+    Refusal,
+    positive,
+    whole,
+    without_empty,
+)
 
 _COMMON = {"completed", "total_input_tokens", "total_output_tokens", "output_throughput"}
-_SGLANG = ("total_output_tokens_retokenized", "server_info", "sharegpt_output_len", "random_range_ratio")
+_SGLANG = (
+    "total_output_tokens_retokenized",
+    "server_info",
+    "sharegpt_output_len",
+    "random_range_ratio",
+)
 _ENGINES = ("vllm", "sglang", "trtllm", "tensorrt-llm")
 _DRAFTS = ("accept_length", "spec_decode_acceptance_length")
 
@@ -45,7 +58,9 @@ def _run(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None] |
     drafted = next((d for key in _DRAFTS if (d := number_at(content, key))), None)
     if isinstance(drafted, (int, float)) and drafted > 1.0:
         return f"one token per pass expected, found drafts ({drafted:g} accepted): no table has a column for them"
-    lengths = [positive(content.get(key), key) for key in ("total_input_tokens", "total_output_tokens")]
+    lengths = [
+        positive(content.get(key), key) for key in ("total_input_tokens", "total_output_tokens")
+    ]
     wrong = next((why for why in lengths if isinstance(why, str)), None)
     if wrong is not None:
         return wrong
@@ -54,7 +69,14 @@ def _run(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None] |
     if isinstance(measured, str):
         return measured
     load = _load(content, done)
-    return {**_engine(content, sglang), "isl": isl, "osl": osl, **load, **measured, "requests": done}
+    return {
+        **_engine(content, sglang),
+        "isl": isl,
+        "osl": osl,
+        **load,
+        **measured,
+        "requests": done,
+    }
 
 
 def _measured(content: dict[str, Any], osl: int) -> dict[str, FileValue | None] | str:
@@ -97,8 +119,13 @@ def _engine(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None
         for name in _LONG
     }
     version = text_at(server, "version") if sglang else None
+    if server.get("enable_dp_attention") and degrees["tp"] and degrees["dp"]:
+        # its replicas of the attention are within its tensor parallel ranks
+        degrees["tp"] = degrees["tp"] // degrees["dp"] or None
     return {
-        "model": text_at(server, "model_path") or text_at(content, "model_id") or text_at(content, "model"),
+        "model": text_at(server, "model_path")
+        or text_at(content, "model_id")
+        or text_at(content, "model"),
         "engine": "sglang" if sglang and server else named if sglang or named != "sglang" else None,
         "engine_version": version,
         **degrees,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    Found,
+    Refusal,
+    positive,
+    without_empty,
+)
 
 FORM = "engine start-up log"
 _GIB = float(1 << 30)
@@ -28,7 +35,16 @@ _WEIGHTS = (
     re.compile(r"\bLoad weight end\..*?mem usage=([\d.]+) GB"),
 )
 _BLOCKS = re.compile(r"# (?:GPU|cuda) blocks: (\d+)", re.IGNORECASE)
-_TELLING = ("KV", "server_args", "LLM engine", "max_total_num_tokens", "loading took", "Load weight", " blocks:")
+_TELLING = (
+    "KV cache",
+    "KV Cache",
+    "server_args",
+    "LLM engine",
+    "max_total_num_tokens",
+    "loading took",
+    "Load weight",
+    " blocks:",
+)
 _AXES = {"tensor": "tp", "pipeline": "pp", "data": "dp"}
 
 
@@ -38,6 +54,11 @@ class EngineLog:
     def __init__(self) -> None:
         self._starts: list[tuple[int, dict[str, FileValue]]] = []
         self._refused: list[Refusal] = []
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return _TELLING
 
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
@@ -49,15 +70,27 @@ class EngineLog:
             self._begin(number, line, degrees, vllm[2], "vllm", vllm[1])
         elif sglang:
             degrees = {name: int(n) for name, n in _SGLANG_DEGREES.findall(line)}
+            if "enable_dp_attention=True" in line and degrees.get("dp"):
+                degrees["tp"] = max(degrees.get("tp", 1) // degrees["dp"], 1)
             self._begin(number, line, degrees, sglang[1], "sglang", None)
         self._figures(number, line)
 
     def _begin(
-        self, number: int, line: str, degrees: dict[str, int], model: str, engine: str, version: str | None
+        self,
+        number: int,
+        line: str,
+        degrees: dict[str, int],
+        model: str,
+        engine: str,
+        version: str | None,
     ) -> None:
         if self._starts and "model" in self._starts[-1][1]:
             same = self._starts[-1][1]
-            if same["model"] == model and "kv_cache_tokens" not in same and "kv_cache_bytes" not in same:
+            if (
+                same["model"] == model
+                and "kv_cache_tokens" not in same
+                and "kv_cache_bytes" not in same
+            ):
                 return  # said again by another process
         length = _LENGTH.search(line)
         values = without_empty(
@@ -109,6 +142,8 @@ class EngineLog:
         refused = list(self._refused)
         for line, values in self._starts:
             if "model" in values and not any(name in values for name in telling[:3]):
-                refused.append(Refusal(line, "the size of the KV cache below the engine's arguments expected"))
+                refused.append(
+                    Refusal(line, "the size of the KV cache below the engine's arguments expected")
+                )
         good = [row for row in rows if any(name in row.values for name in telling[:3])]
         return Found("engine", FORM, good, refused)

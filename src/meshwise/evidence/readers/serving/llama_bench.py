@@ -8,14 +8,24 @@ from typing import Any
 from meshwise.errors import quoted
 from meshwise.evidence.readers.collectives.run import known_device
 from meshwise.evidence.readers.documents import JsonObject, text_at
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, whole, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    Found,
+    Refusal,
+    positive,
+    whole,
+    without_empty,
+)
 
 FORM = "llama-bench"
 _KEYS = {"n_prompt", "n_gen", "avg_ts"}
 _TEST = re.compile(r"(pp|tg)(\d+)(?: @ d(\d+))?")
 _RATE = re.compile(r"([\d.]+|-?nan|inf)(?:\s*±.*)?")
 _DEVICE = re.compile(r"Device \d+: (.+?), compute capability")
-_PLAIN = ("f32", "f16", "bf16")
+_PLAIN = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+_STORED = re.compile(r"(.+?)(?: all| mostly)? ((?:B?F|I?Q|TQ|MXFP)\d\S*(?: - \w+)?)")
+FORM_ENGINE = "llama.cpp"
 Run = dict[str, FileValue | None]
 
 
@@ -62,7 +72,12 @@ def _test(content: dict[str, Any]) -> Run | str:
     if isinstance(timed, str):
         return timed
     names = [n.strip() for n in (text_at(content, "gpu_info") or "").split(",") if n.strip()]
-    return {**_hardware(names), **_split(content, len(names)), **_model(text_at(content, "model_type")), **timed}
+    return {
+        **_hardware(names),
+        **_split(content, len(names)),
+        **_model(text_at(content, "model_type")),
+        **timed,
+    }
 
 
 def _timed(rate: object, prompt: int | None, generated: int | None, depth: int | None) -> Run | str:
@@ -84,7 +99,11 @@ def _hardware(names: list[str]) -> Run:
     if len(known) != 1:
         return {"device_said": ", ".join(sorted(known)) or None}
     name = known.pop()
-    return {"device": known_device(name), "device_said": None if known_device(name) else name, "devices": len(names)}
+    return {
+        "device": known_device(name),
+        "device_said": None if known_device(name) else name,
+        "devices": len(names),
+    }
 
 
 def _split(content: dict[str, Any], devices: int) -> Run:
@@ -98,15 +117,13 @@ def _split(content: dict[str, Any], devices: int) -> Run:
 
 
 def _model(words: str | None) -> Run:
-    """The model of ``llama 7B Q4_0``, and how its weights are stored."""
-    name, _, stored = (words or "").replace(" - Medium", "").replace(" - Small", "").rpartition(" ")
-    plain = stored.lower() in _PLAIN
-    return {
-        "model": name or words,
-        "dtype": stored.lower().replace("f16", "fp16").replace("bfp16", "bf16") if plain else None,
-        "dtype_said": stored if stored and not plain else None,
-        "engine": "llama.cpp",
-    }
+    """The model of ``llama 7B Q4_K - Medium``, and how its weights are stored."""
+    found = _STORED.fullmatch(words or "")
+    if found is None:
+        return {"model": words, "engine": FORM_ENGINE}
+    dtype = _PLAIN.get(found[2].lower())
+    stored = None if dtype else found[2]
+    return {"model": found[1], "dtype": dtype, "dtype_said": stored, "engine": FORM_ENGINE}
 
 
 class LlamaBenchTable:
@@ -118,6 +135,11 @@ class LlamaBenchTable:
         self._devices: list[str] = []
         self._rows: list[FileRow] = []
         self._refused: list[Refusal] = []
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return ("t/s", "compute capability", *(("|",) if self._columns else ()))
 
     def feed(self, number: int, line: str) -> None:
         """One line of the output."""
@@ -150,7 +172,12 @@ class LlamaBenchTable:
             return
         assert test is not None
         number_of, depth = int(test[2]), int(test[3] or 0)
-        timed = _timed(rate[1] if rate else said["t/s"], number_of if prompt else None, None if prompt else number_of, depth)
+        timed = _timed(
+            rate[1] if rate else said["t/s"],
+            number_of if prompt else None,
+            None if prompt else number_of,
+            depth,
+        )
         if said.get("ngl") == "0":
             timed = "layers on a GPU expected, found ngl 0"
         if isinstance(timed, str):
@@ -158,7 +185,9 @@ class LlamaBenchTable:
             return
         mode = {"split_mode": said.get("sm", "layer")}
         where = {**_hardware(self._devices), **_split(mode, len(self._devices))}
-        self._rows.append(FileRow(number, without_empty({**where, **_model(said["model"]), **timed})))
+        self._rows.append(
+            FileRow(number, without_empty({**where, **_model(said["model"]), **timed}))
+        )
 
     def found(self) -> Found:
         """The rows of every table."""

@@ -6,7 +6,15 @@ from typing import Any
 
 from meshwise.evidence.readers.collectives.run import known_device
 from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, whole, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    Found,
+    Refusal,
+    positive,
+    whole,
+    without_empty,
+)
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _FORMATS = {"fp8": "fp8", "nvfp4": "nvfp4", "fp8_block_scales": "fp8", "w4a8_mxfp4_fp8": None}
@@ -15,7 +23,9 @@ Run = dict[str, FileValue | None]
 
 def claims_trtllm(content: dict[str, Any]) -> bool:
     """Whether an object is a report of trtllm-bench."""
-    return all(isinstance(content.get(key), dict) for key in ("engine", "world_info", "performance"))
+    return all(
+        isinstance(content.get(key), dict) for key in ("engine", "world_info", "performance")
+    )
 
 
 def claims_perf(content: dict[str, Any]) -> bool:
@@ -139,12 +149,18 @@ def _perf(content: dict[str, Any]) -> Run | str:
 def _asked(config: object) -> Run:
     """What the client was asked: the model, and how requests come."""
     models = next(
-        (m for p in (("model",), ("model_names",), ("endpoint", "model_names")) if (m := number_at(config, *p))),
+        (
+            m
+            for p in (("model",), ("model_names",), ("endpoint", "model_names"))
+            if (m := number_at(config, *p))
+        ),
         None,
     )
     model = models[0] if isinstance(models, list) and models else models
     loads = (("perf_analyzer", "stimulus"), ("loadgen",), ())
-    concurrency = next((c for p in loads if (c := whole(number_at(config, *p, "concurrency")))), None)
+    concurrency = next(
+        (c for p in loads if (c := whole(number_at(config, *p, "concurrency")))), None
+    )
     rate = next((r for p in loads if (r := number_at(config, *p, "request_rate"))), None)
     backend = (text_at(config, "backend") or text_at(config, "endpoint", "backend") or "").lower()
     engine = {"vllm": "vllm", "tensorrtllm": "trtllm"}.get(backend)

@@ -32,7 +32,9 @@ def _machine(system: ElementTree.Element) -> FileRow | str:
     gpus = system.findall(".//gpu")
     if not gpus:
         return "at least one gpu in the system expected"
-    links = [sum(whole(n.get("count")) or 0 for n in g if n.tag in ("nvlink", "xgmi")) for g in gpus]
+    links = [
+        sum(whole(n.get("count")) or 0 for n in g if n.tag in ("nvlink", "xgmi")) for g in gpus
+    ]
     switched = any(n.get("tclass") == _SWITCH for g in gpus for n in g.findall("nvlink"))
     kinds = {str(g.get("sm") or g.get("gcn") or "") for g in gpus}
     if len(kinds) > 1:

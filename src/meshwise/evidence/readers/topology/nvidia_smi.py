@@ -12,7 +12,9 @@ from meshwise.evidence.readers.topology.matrix import asymmetry, topology_row
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _HEAD = re.compile(r"\s*((?:GPU\d+\s+)*GPU\d+)\b\s*(.*)")
 _GPU = re.compile(r"GPU\d+")
-_NIC = re.compile(r"(?:mlx\w+|NIC\d+|bnxt\w+|irdma\w+|efa\w*|rdmap\w+|ibp\w+|roce\w*|hfi\w*|rxe\w*)")
+_NIC = re.compile(
+    r"(?:mlx\w+|NIC\d+|bnxt\w+|irdma\w+|efa\w*|rdmap\w+|ibp\w+|roce\w*|hfi\w*|rxe\w*)"
+)
 _LINK = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC|PSB")
 _PEER = {"OK", "NS", "CNS", "GNS", "TNS", "DR", "U"}  # words of the matrix that -p2p prints
 _EXPECTED = "a link (NV#, PIX, PXB, PHB, NODE or SYS) to each device expected"
@@ -36,6 +38,11 @@ class NvidiaTopology:
         self._done: list[FileRow] = []
         self._refused: list[Refusal] = []
         self._open: _Matrix | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return ("GPU",)
 
     def feed(self, number: int, line: str) -> None:
         """One line of the text."""
@@ -68,7 +75,9 @@ class NvidiaTopology:
                 self._open = None
                 return
             matrix.links[name] = links
-            near = [c for c in cells[len(links) : len(links) + len(matrix.nics)] if _LINK.fullmatch(c)]
+            near = [
+                c for c in cells[len(links) : len(links) + len(matrix.nics)] if _LINK.fullmatch(c)
+            ]
             if near:
                 matrix.nearest[name] = min(near, key=_ORDER.index)
         elif not _NIC.fullmatch(name) and line.strip():

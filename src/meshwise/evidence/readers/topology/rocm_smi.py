@@ -11,7 +11,11 @@ from meshwise.evidence.readers.topology.matrix import topology_row
 _TITLE = re.compile(r"=+ (Weight|Hops|Link Type) between two GPUs =+")
 _HEAD = re.compile(r"\s*GPU\d+(?:\s+GPU\d+)*\s*")
 _NUMA = re.compile(r"GPU\[(\d+)\]\s*:.*Numa Node:\s*(-?\d+)")
-_CELLS = {"Weight": re.compile(r"\d+|N/A"), "Hops": re.compile(r"\d+|N/A"), "Link Type": re.compile(r"0|X|XGMI|PCIE|N/A")}
+_CELLS = {
+    "Weight": re.compile(r"\d+|N/A"),
+    "Hops": re.compile(r"\d+|N/A"),
+    "Link Type": re.compile(r"0|X|XGMI|PCIE|N/A"),
+}
 
 
 class RocmTopology:
@@ -24,6 +28,11 @@ class RocmTopology:
         self._matrices: dict[str, dict[str, list[str]]] = {}
         self._title, self._line = "", 0
         self._numa: dict[int, int] = {}
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return ("GPU",) if self._title else ("between two GPUs", "Numa Node")
 
     def feed(self, number: int, line: str) -> None:
         """One line of the text."""
@@ -73,7 +82,11 @@ class RocmTopology:
         far = [int(h) for row in hops.values() for h in row if h.isdigit()]
         self._rows.append(
             topology_row(
-                line, names, links, hops_most=max(far, default=None), numa_nodes=len(set(self._numa.values())) or None
+                line,
+                names,
+                links,
+                hops_most=max(far, default=None),
+                numa_nodes=len(set(self._numa.values())) or None,
             )
         )
         self._numa = {}

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 
 _DOTS = re.compile(r"([A-Za-z_]\w*) \.{2,} ?(\S.*?)\s*$")
-_PRINTED = re.compile(r":print\]\s+([a-z_]\w*)\s+(?:\.{2,} )?(\S.*?)\s*$")  # a long name leaves no dots
+_PRINTED = re.compile(
+    r":print\]\s+([a-z_]\w*)\s+(?:\.{2,} )?(\S.*?)\s*$"
+)  # a long name leaves no dots
 _PAIR = re.compile(r"(?<![\w.-])[\"']?([a-z_]\w*)[\"']?\s*[:=]\s*[\"']?([\w.+-]+)")
 _FLAG = re.compile(r"(?<!\S)--([a-z][\w-]*)(?:[ =]+([\w.+/-]+))?")
 _NONE = ("none", "null", "~")
@@ -31,7 +33,9 @@ class Arguments:
             return
         if "--" in line:
             for name, value in _FLAG.findall(line):
-                self._take(1, name.replace("-", "_"), "True" if value.startswith("--") else value or "True")
+                self._take(
+                    1, name.replace("-", "_"), "True" if value.startswith("--") else value or "True"
+                )
         for name, value in _PAIR.findall(line):
             self._take(2, name, value)
 

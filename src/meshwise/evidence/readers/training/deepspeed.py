@@ -21,7 +21,9 @@ _NAMES = {
     "fp16_enabled": "fp16",
     "float16_enabled": "fp16",
 }
-_UNKNOWN = "train_batch_size in the configuration above expected: samples per second alone are no step"
+_UNKNOWN = (
+    "train_batch_size in the configuration above expected: samples per second alone are no step"
+)
 
 
 class DeepSpeedLog:
@@ -31,6 +33,11 @@ class DeepSpeedLog:
         self._runs: list[tuple[StepLog, Arguments]] = [(StepLog(), Arguments(_NAMES))]
         self._lacking: Refusal | None = None
         self._megatron = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return ("CurrSamplesPerSec=", ":print]", "elapsed time per iteration")
 
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""

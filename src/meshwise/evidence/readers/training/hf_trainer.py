@@ -6,15 +6,27 @@ import re
 from typing import Any
 
 from meshwise.evidence.readers.documents import JsonObject
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, Refusal, positive, whole, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    Found,
+    Refusal,
+    positive,
+    whole,
+    without_empty,
+)
 
 FORM = "Hugging Face Trainer"
-_MEAN = "step_s is the whole run's time over its steps: start-up, evaluations and checkpoints are in it"
+_MEAN = (
+    "step_s is the whole run's time over its steps: start-up, evaluations and checkpoints are in it"
+)
 _RUNTIME = re.compile(r"'train_runtime':\s*'?([^,'}\s]+)")
 _PER_S = re.compile(r"'train_steps_per_second':\s*'?([^,'}\s]+)")
 _HEAD = {
     "micro_batch": re.compile(r"Instantaneous batch size per device = ([\d,]+)"),
-    "global_batch": re.compile(r"Total train batch size \(w\. parallel, distributed & accumulation\) = ([\d,]+)"),
+    "global_batch": re.compile(
+        r"Total train batch size \(w\. parallel, distributed & accumulation\) = ([\d,]+)"
+    ),
     "accumulation": re.compile(r"Gradient Accumulation steps = ([\d,]+)"),
     "steps_measured": re.compile(r"Total optimization steps = ([\d,]+)"),
 }
@@ -41,13 +53,17 @@ def read_trainer(objects: list[JsonObject]) -> Found:
 
 def _run(line: int, content: dict[str, Any]) -> FileRow | str:
     if "log_history" not in content:
-        return _timed(line, content.get("train_runtime"), None, content.get("train_steps_per_second"), {})
+        return _timed(
+            line, content.get("train_runtime"), None, content.get("train_steps_per_second"), {}
+        )
     ended = [e for e in content["log_history"] if isinstance(e, dict) and "train_runtime" in e]
     if not ended:
         return _EXPECTED
     last = ended[-1]
     more: dict[str, FileValue | None] = {"micro_batch": whole(content.get("train_batch_size"))}
-    return _timed(line, last["train_runtime"], last.get("step"), last.get("train_steps_per_second"), more)
+    return _timed(
+        line, last["train_runtime"], last.get("step"), last.get("train_steps_per_second"), more
+    )
 
 
 def _timed(
@@ -61,7 +77,7 @@ def _timed(
     if number is None and isinstance(rate, str):
         return rate
     step = seconds / number if number is not None else 1.0 / float(rate)
-    values = {**more, "step_s": step, "steps_measured": number}
+    values = {**more, "stack": "hf-trainer", "step_s": step, "steps_measured": number}
     return FileRow(line, without_empty(values))
 
 
@@ -73,9 +89,18 @@ class TrainerLog:
         self._rows: list[FileRow] = []
         self._refused: list[Refusal] = []
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return ("batch size", "Gradient Accumulation", "optimization steps", "'train_runtime'")
+
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
-        if " = " in line and "batch size" in line or "Gradient Accumulation" in line or "optimization steps" in line:
+        if (
+            (" = " in line and "batch size" in line)
+            or "Gradient Accumulation" in line
+            or "optimization steps" in line
+        ):
             for name, pattern in _HEAD.items():
                 said = pattern.search(line)
                 if said:

@@ -38,15 +38,18 @@ _COUNTS = {
     "hidden_size": "hidden_size",
 }
 _WORDS = (
-    *("sequence_parallel", "use_distributed_optimizer", "recompute_granularity", "bf16", "fp16", "fp8"),
-    *("num_experts", "overlap_grad_reduce", "use_torch_fsdp2", "use_megatron_fsdp", "use_custom_fsdp"),
-    *("data_parallel_sharding_strategy", "num_moe_experts", "precision"),
+    *("sequence_parallel", "use_distributed_optimizer", "recompute_granularity", "bf16", "fp16"),
+    *("fp8", "num_experts", "num_moe_experts", "overlap_grad_reduce", "use_torch_fsdp2"),
+    *("use_megatron_fsdp", "use_custom_fsdp", "data_parallel_sharding_strategy"),
 )
 _NAMES = {**_COUNTS, **{word: word for word in _WORDS}}
+_STEPS = ("elapsed time per iteration", "train_step_timing", "max allocated:", "parallel size", " ..")
 # parts of lines that may say an argument; a dump's have dots
-_TELLING = (" ..", "parallel", "batch_size", "batch-size", "seq_length", "seq-length", "num_layers")
-_TELLING += ("num-layers", "hidden_size", "hidden-size", "recompute", "bf16", "fp16", "fp8", "experts")
-_TELLING += ("distributed_optimizer", "distributed-optimizer", "overlap_grad", "overlap-grad", "fsdp")
+_TELLING = (
+    *("parallel", "batch_size", "batch-size", "seq_length", "seq-length", "num_layers"),
+    *("num-layers", "hidden_size", "hidden-size", "recompute", "bf16", "fp16", "fp8", "experts"),
+    *("distributed_optimizer", "distributed-optimizer", "overlap_grad", "overlap-grad", "fsdp"),
+)
 _MIB = float(1 << 20)
 
 
@@ -56,6 +59,11 @@ class MegatronLog:
     def __init__(self) -> None:
         self._runs = [StepLog()]
         self._arguments = Arguments(_NAMES)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return _STEPS if self._runs[-1].begun else (*_STEPS, *_TELLING)
 
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
@@ -67,7 +75,7 @@ class MegatronLog:
                 self._runs[-1].held(float(memory[1]) * _MIB, "allocated")
         elif "parallel size" in line:
             self._world(line)
-        elif " .." in line or not self._runs[-1].begun and any(w in line for w in _TELLING):
+        elif " .." in line or (not self._runs[-1].begun and any(w in line for w in _TELLING)):
             self._argument(line)
 
     def _argument(self, line: str) -> None:
@@ -97,6 +105,7 @@ class MegatronLog:
         run = self._runs[-1]
         listed = _TIMINGS.search(line)
         if listed:
+            run.values["stack"] = "nemo"
             for i, cell in enumerate(listed[1].split(",")):
                 run.step(number, i, cell.strip())
             return
@@ -111,11 +120,18 @@ class MegatronLog:
             if index is not None and run.last is not None and index < run.last:
                 self._next()  # started again
                 run = self._runs[-1]
+            run.values["stack"] = "megatron" if elapsed else "nemo"
             word = elapsed[2] if elapsed else timing[1] if timing else ""
             seconds = _scaled(word, 1e-3 if elapsed and elapsed[1].lower() == "ms" else 1.0)
             if index is not None and index == run.last:
                 continue  # printed by several ranks
-            run.step(number, index, seconds, int(batch[1]) if batch else None, flops[1] if flops else None)
+            run.step(
+                number,
+                index,
+                seconds,
+                int(batch[1]) if batch else None,
+                flops[1] if flops else None,
+            )
 
     def _close(self) -> None:
         """The run's own values: of its arguments, and of what it says of the world."""
@@ -124,7 +140,8 @@ class MegatronLog:
 
     def _stated(self) -> dict[str, FileValue]:
         a = self._arguments
-        values: dict[str, FileValue | None] = {name: a.count(name) for name in set(_COUNTS.values())}
+        values: dict[str, FileValue | None] = dict.fromkeys(_COUNTS.values())
+        values |= {name: a.count(name) for name in values}
         if a.is_none("vp") and a.said("tp"):
             values["vp"] = 1
         if a.is_none("num_experts") or a.is_none("num_moe_experts"):
@@ -145,7 +162,12 @@ class MegatronLog:
             return "zero3"
         if a.switch("use_megatron_fsdp") or a.switch("use_custom_fsdp"):
             strategy = a.text("data_parallel_sharding_strategy") or ""
-            stages = {"no_shard": "none", "optim": "zero1", "optim_grads": "zero2", "optim_grads_params": "zero3"}
+            stages = {
+                "no_shard": "none",
+                "optim": "zero1",
+                "optim_grads": "zero2",
+                "optim_grads_params": "zero3",
+            }
             return stages.get(strategy)
         distributed = a.switch("use_distributed_optimizer")
         return None if distributed is None else "zero1" if distributed else "none"

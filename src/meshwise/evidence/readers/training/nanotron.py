@@ -24,6 +24,7 @@ _COUNTS = {
     "num_hidden_layers": "num_layers",
     "hidden_size": "hidden_size",
 }
+_CONFIGURED = "ParallelismArgs("  # of the first part of the configuration that is read
 _POWERS = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _MODES = {"REDUCE_SCATTER": True, "ALL_REDUCE": False}
 
@@ -33,6 +34,13 @@ class NanotronLog:
 
     def __init__(self) -> None:
         self._runs = [StepLog()]
+        self._configured = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        steps = ("elapsed_time_per_iteration_ms:", "Peak allocated", _CONFIGURED)
+        return (*steps, "=") if self._configured and not self._runs[-1].begun else steps
 
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
@@ -42,7 +50,8 @@ class NanotronLog:
             peak = _PEAK.search(line)
             if peak and self._runs[-1].begun:
                 self._runs[-1].held(float(peak[1]) * (1 << 20), "allocated")
-        elif "=" in line and ("," in line or ")" in line):
+        elif _CONFIGURED in line or (self._configured and "=" in line):
+            self._configured = True
             self._settings(line)
 
     def _step(self, number: int, line: str) -> None:
@@ -64,7 +73,7 @@ class NanotronLog:
         pairs = _SETTING.findall(line)
         if not pairs:
             return
-        if "ParallelismArgs(" in line and self._runs[-1].begun:
+        if _CONFIGURED in line and self._runs[-1].begun:
             self._runs.append(StepLog())
         run = self._runs[-1]
         if run.begun:

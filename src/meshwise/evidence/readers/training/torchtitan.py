@@ -10,7 +10,7 @@ from meshwise.evidence.readers.records import FileValue, Found, without_empty
 from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
 
 FORM = "torchtitan log"
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_ESCAPES = re.compile(r"\x1b?\[[0-9;]*m")  # colours, also where a page dropped the escape
 _STEP = re.compile(
     r"\bstep:\s*(\d+)\s+loss:.*?memory:\s*([\d.]+)GiB.*?\b[tw]ps:\s*([-\d,.]+|nan|inf)"
     r"(?:\s+tflops:\s*([\d,.]+))?(?:\s+mfu:\s*([\d.]+)%)?"
@@ -26,6 +26,11 @@ _SIZES = {
 _MODEL = re.compile(r"\bModel (\S+ \S+) size: [\d,]+ total parameters")
 _CAPACITY = re.compile(r"capacity: (.+?)(?: \(\d+\))? with ([\d.]+)GiB memory")
 _RECOMPUTE = re.compile(r"Applied (full|selective|memory_budget) activation checkpointing")
+_COMPILED = re.compile(r"Compiling .*with torch\.compile")
+_MARKS = (
+    *("tps:", "wps:", "device mesh", "batch size", "activation checkpointing", "GiB memory"),
+    *("total parameters", "Float8", "torch.compile"),
+)
 _GIB = float(1 << 30)
 
 
@@ -36,14 +41,25 @@ class TorchtitanLog:
         self._runs = [StepLog()]
         self._rank: str | None = None  # whose lines are taken, where several ranks print
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Words that its lines have."""
+        return _MARKS
+
     def feed(self, number: int, line: str) -> None:
         """One line of the log."""
         if "step:" in line:
             if "ps:" in line:
                 self._step(number, _ESCAPES.sub("", line))
-        elif "mesh" in line or "batch size" in line or "Applied" in line or "GiB memory" in line:
-            self._facts(_ESCAPES.sub("", line))
-        elif "total parameters" in line or "Float8" in line:
+        elif (
+            "mesh" in line
+            or "batch size" in line
+            or "Applied" in line
+            or "GiB memory" in line
+            or "total parameters" in line
+            or "Float8" in line
+            or "torch.compile" in line
+        ):
             self._facts(_ESCAPES.sub("", line))
 
     def _step(self, number: int, line: str) -> None:
@@ -75,7 +91,9 @@ class TorchtitanLog:
             return
         if mesh:
             names = re.findall(r"\w+", mesh[1])
-            run.values |= _degrees(dict(zip(names, map(int, re.findall(r"\d+", mesh[2])), strict=False)))
+            run.values |= _degrees(
+                dict(zip(names, map(int, re.findall(r"\d+", mesh[2])), strict=False))
+            )
         elif named:
             run.values |= _degrees({k: int(n) for k, n in re.findall(r"(\w+)=(\d+)", named[1])})
         if "batch size" in line and "step" in line:
@@ -90,6 +108,8 @@ class TorchtitanLog:
             run.values |= _device(capacity[1], float(capacity[2]) * _GIB)
         if mode:
             run.values["recompute"] = mode[1]
+        if _COMPILED.search(line):
+            run.values["stack"] = "torchtitan-compile"
         if "Float8" in line and "active" in line:
             run.values["dtype"] = "fp8"
 
@@ -97,7 +117,7 @@ class TorchtitanLog:
         """A row for each run."""
         runs = [run for run in self._runs if run.begun]
         for run in runs:
-            run.values["stack"] = "torchtitan"
+            run.values.setdefault("stack", "torchtitan")
         rows, refused = rows_of_runs(runs)
         return Found("training", FORM, rows, refused)
 
@@ -112,7 +132,10 @@ def _degrees(mesh: dict[str, int]) -> dict[str, FileValue]:
     cp, tp, pp = (mesh.get(name, 1) for name in ("cp", "tp", "pp"))
     shard = "hsdp" if sharded > 1 and replicas > 1 else "zero3" if sharded > 1 else "none"
     degrees: dict[str, FileValue | None] = {
-        **{"tp": tp, "pp": pp, "cp": cp, "dp": replicas * sharded},
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "dp": replicas * sharded,
         "ep": mesh.get("ep"),
         "devices": tp * pp * cp * replicas * sharded,
         "shard": shard if replicas * sharded > 1 else None,
