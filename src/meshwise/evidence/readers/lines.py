@@ -51,6 +51,7 @@ class TextFile:
         """The text in parts of whole lines, each with the number of its first line."""
         decode = codecs.getincrementaldecoder(self.encoding)("replace").decode
         rest, block, number = "", self.head, 1
+        held: tuple[int, str] | None = None  # what ends within a line belongs to the block before
         while block:
             text = rest + decode(block)
             whole, end, rest = text.rpartition("\n")
@@ -58,12 +59,17 @@ class TextFile:
             if binary >= 0 or len(rest) > _LONGEST:
                 raise self._binary(number + text.count("\n", 0, max(binary, 0)))
             if end:
-                yield number, whole
+                if held is not None:
+                    yield held
+                held = number, whole
                 number += whole.count("\n") + 1
             block = self._stream.read(_BLOCK)
         rest += decode(b"", True)
-        if rest:
-            yield number, rest
+        if held is None:
+            held = number, rest
+        elif rest:
+            held = held[0], f"{held[1]}\n{rest}"
+        yield held
 
     def _binary(self, number: int) -> InputError:
         return cannot_read(self.name, "text expected, found binary content", line=number)

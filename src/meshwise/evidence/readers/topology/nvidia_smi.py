@@ -21,14 +21,11 @@ _EXPECTED = "a link (NV#, PIX, PXB, PHB, NODE or SYS) to each device expected"
 
 
 class _Matrix:
-    def __init__(self, line: int, names: list[str], nics: list[str]) -> None:
+    def __init__(self, line: int, names: list[str], nics: list[str], certain: bool) -> None:
         self.line, self.names, self.nics = line, names, nics
+        self.certain = certain  # affinities or NICs are headed, which no other matrix has
         self.links: dict[str, list[str]] = {}
         self.nearest: dict[str, str] = {}  # of each device, the link to its nearest NIC
-
-    @property
-    def whole(self) -> bool:
-        return len(self.links) == len(self.names)
 
 
 class NvidiaTopology:
@@ -51,10 +48,10 @@ class NvidiaTopology:
         line = _ESCAPES.sub("", line)
         head = _HEAD.fullmatch(line)
         if head and not _cells_of(head[2])[:1]:
-            self._close(number)
+            self._close()
             named = head[1].split()
             if len(named) == len(set(named)):
-                self._open = _Matrix(number, named, _nics(head[2]))
+                self._open = _Matrix(number, named, _nics(head[2]), bool(head[2].strip()))
             return
         if self._open is not None:
             self._row(number, line)
@@ -66,8 +63,8 @@ class NvidiaTopology:
         if name in matrix.names:
             links = cells[: len(matrix.names)]
             wrong = next((c for c in links if not _LINK.fullmatch(c)), None)
-            if wrong in _PEER and not matrix.links:
-                self._open = None
+            if not matrix.links and (wrong in _PEER or (wrong is not None and not matrix.certain)):
+                self._open = None  # another matrix of the same devices
                 return
             if len(links) < len(matrix.names) or wrong is not None:
                 said = quoted(wrong if wrong is not None else line.strip())
@@ -81,15 +78,17 @@ class NvidiaTopology:
             if near:
                 matrix.nearest[name] = min(near, key=_ORDER.index)
         elif not _NIC.fullmatch(name) and line.strip():
-            self._close(number)
+            self._close()
 
-    def _close(self, number: int) -> None:
+    def _close(self) -> None:
         matrix, self._open = self._open, None
         if matrix is None:
             return
         missing = [n for n in matrix.names if n not in matrix.links]
         if missing:
-            self._refused.append(Refusal(number, f"a line of {missing[0]} expected: cut short"))
+            if matrix.links or matrix.certain:
+                at = matrix.line + 1 + len(matrix.links)
+                self._refused.append(Refusal(at, f"a line of {missing[0]} expected: cut short"))
             return
         links = [matrix.links[n] for n in matrix.names]
         odd = asymmetry(matrix.names, links)
@@ -111,7 +110,7 @@ class NvidiaTopology:
     def found(self) -> Found:
         """The machines, one a matrix."""
         if self._open is not None:
-            self._close(self._open.line + len(self._open.links) + 1)
+            self._close()
         return Found("topology", "nvidia-smi topo -m", self._done, self._refused)
 
 
