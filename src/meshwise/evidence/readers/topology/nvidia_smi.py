@@ -47,11 +47,12 @@ class NvidiaTopology:
             return
         line = _ESCAPES.sub("", line)
         head = _HEAD.fullmatch(line)
-        if head and not _cells_of(head[2])[:1]:
+        certain = head is not None and ("Affinity" in head[2] or bool(_nics(head[2])))
+        if head and (certain or not head[2].strip()) and not _cells_of(head[2]):
             self._close()
             named = head[1].split()
             if len(named) == len(set(named)):
-                self._open = _Matrix(number, named, _nics(head[2]), bool(head[2].strip()))
+                self._open = _Matrix(number, named, _nics(head[2]), certain)
             return
         if self._open is not None:
             self._row(number, line)
