@@ -54,7 +54,9 @@ def test_a_run_says_its_system_in_every_row(tmp_path: Path) -> None:
     assert not read.refused
 
 
-@pytest.mark.parametrize("tag", ["[1,0]<stdout>:", "0: ", "2024-04-29T18:41:24.123456Z ", "[node-a]: "])
+@pytest.mark.parametrize(
+    "tag", ["[1,0]<stdout>:", "0: ", "2024-04-29T18:41:24.123456Z ", "[node-a]: "]
+)
 def test_tags_line_ends_and_blocks_change_nothing(
     tmp_path: Path, tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +76,9 @@ def test_each_run_of_a_log_has_its_own_operation_and_ranks(tmp_path: Path) -> No
     two = two.replace(" 13.19 ", "  8.80 ").replace("168.33", "112.22")
     read = rows(tmp_path, RUN + gather + two)
     told = [(r.values["op"], r.values["ranks"], r.values["nodes"]) for r in read]
-    assert told == [("all_reduce", 4, 2)] * 2 + [("all_gather", 4, 2)] * 2 + [("all_gather", 2, 1)] * 2
+    assert (
+        told == [("all_reduce", 4, 2)] * 2 + [("all_gather", 4, 2)] * 2 + [("all_gather", 2, 1)] * 2
+    )
 
 
 def without_names(text: str) -> str:
@@ -100,7 +104,9 @@ def test_an_operation_that_no_line_names_is_told_by_its_columns(
         if "134217728" in line:
             elements = str(134217728 // part).rjust(9)
             line = line.replace("134217728", elements).replace("sum      -1", f"{reduction} {root}")
-            factor = {"all_reduce": 1.5, "reduce_scatter": 0.75}.get(op or "", 0.75 if part > 1 else 1.0)
+            factor = {"all_reduce": 1.5, "reduce_scatter": 0.75}.get(
+                op or "", 0.75 if part > 1 else 1.0
+            )
             table[i] = line.replace("336.67", f"{224.44 * factor:.2f}")
     kept = [line for line in table if "   262144" not in line]
     (row,) = rows(tmp_path, "\n".join(kept))
@@ -135,8 +141,19 @@ def test_a_log_that_ends_within_a_line_keeps_the_whole_ones(tmp_path: Path) -> N
 
 
 def json_run() -> dict[str, object]:
-    device = {"group": 0, "device": 0, "device_hex": "0000:0f:00", "device_info": "NVIDIA H100 80GB HBM3"}
-    result = {"size": 268435456, "count": 134217728, "type": "half", "redop": "sum", "root": "    -1"}
+    device = {
+        "group": 0,
+        "device": 0,
+        "device_hex": "0000:0f:00",
+        "device_info": "NVIDIA H100 80GB HBM3",
+    }
+    result = {
+        "size": 268435456,
+        "count": 134217728,
+        "type": "half",
+        "redop": "sum",
+        "root": "    -1",
+    }
     out = {"time": 1196.0, "alg_bw": 224.44, "bus_bw": 336.67, "nwrong": 0.0}
     return {
         "version": 3,
@@ -180,4 +197,6 @@ def test_real_logs_have_the_rows_that_were_counted_in_them() -> None:
         read = [f for f in read_file(str(REAL / name)) if f.kind == "collectives"]
         sizes = sum(len(f.rows) for f in read)
         said = int(source["rows_in_collectives_csv"])
-        assert sizes == said or (name.endswith("steps.txt") and sizes == int(source["table_rows"])), name
+        assert sizes == said or (
+            name.endswith("steps.txt") and sizes == int(source["table_rows"])
+        ), name

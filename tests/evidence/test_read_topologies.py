@@ -73,7 +73,9 @@ def found(tmp_path: Path, text: str) -> Found:
 
 @pytest.mark.parametrize("tabs", [False, True])
 def test_links_are_what_each_pair_has(tmp_path: Path, tabs: bool) -> None:
-    text = NVIDIA if not tabs else "\n".join("\t".join(line.split()) for line in NVIDIA.splitlines())
+    text = (
+        NVIDIA if not tabs else "\n".join("\t".join(line.split()) for line in NVIDIA.splitlines())
+    )
     (row,) = found(tmp_path, text + PEERS).rows
     links = row.values.pop("links")
     assert row.line == 2
@@ -89,7 +91,12 @@ def test_links_are_what_each_pair_has(tmp_path: Path, tabs: bool) -> None:
     [
         ("GPU3    SYS     SYS     NV4      X      SYS     32-63   1\n", "", 6, "GPU3 expected"),
         ("GPU1    NV4 ", "GPU1    PIX ", 2, "same link both ways"),
-        ("GPU2    SYS     SYS      X      NV4     SYS     32-63   1", "GPU2    SYS     SY", 5, "found 'SY'"),
+        (
+            "GPU2    SYS     SYS      X      NV4     SYS     32-63   1",
+            "GPU2    SYS     SY",
+            5,
+            "found 'SY'",
+        ),
     ],
 )
 def test_a_matrix_that_is_not_whole_is_refused(
@@ -118,7 +125,13 @@ def test_a_matrix_of_rocm_that_ends_early_is_refused(tmp_path: Path) -> None:
 def test_xml_says_slots_links_and_nics(tmp_path: Path) -> None:
     (row,) = found(tmp_path, XML).rows
     assert row.values == {
-        **{"devices": 1, "cpus": 1, "compute_capability": "90", "nvlinks_least": 18, "nvlinks_most": 18},
+        **{
+            "devices": 1,
+            "cpus": 1,
+            "compute_capability": "90",
+            "nvlinks_least": 18,
+            "nvlinks_most": 18,
+        },
         **{"nvlink_switch": True, "nics": 1, "nic_bytes_per_s": 50e9, "gdr": True},
         "pcie_bytes_per_s": pytest.approx(63.0e9, rel=1e-3),  # PCIe 5.0 x16
     }

@@ -21,7 +21,17 @@ HELP_GROUPS = {
         *("weak", "limit_threshold", "compare", "which", "values", "files"),
     ),
     "Where": (
-        *("cluster", "on", "device", "nodes", "nics", "gpus", "gpus_per_node", "ranks", "ranks_per_node"),
+        *(
+            "cluster",
+            "on",
+            "device",
+            "nodes",
+            "nics",
+            "gpus",
+            "gpus_per_node",
+            "ranks",
+            "ranks_per_node",
+        ),
         *("backend", "threads"),
     ),
     "How": (),

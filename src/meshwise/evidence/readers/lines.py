@@ -38,9 +38,13 @@ class TextFile:
     def __init__(self, name: str) -> None:
         self.name = name
         self._stream = _opened(name)
-        self.head = self._stream.read(_BLOCK)
-        if not self.head:
-            raise cannot_read(name, "is empty")
+        try:
+            self.head = self._stream.read(_BLOCK)
+            if not self.head:
+                raise cannot_read(name, "is empty")
+        except BaseException:
+            self.close()
+            raise
         self.encoding = "utf-8"
         for mark, encoding in _BOMS:  # PowerShell redirects as UTF-16
             if self.head.startswith(mark):
@@ -117,7 +121,8 @@ class _Unpacked:
     """A gzip file; one that ends early is refused, not read in part."""
 
     def __init__(self, name: str, stream: BinaryIO) -> None:
-        self._name, self._stream = name, gzip.GzipFile(fileobj=stream)
+        self._name, self._packed = name, stream
+        self._stream = gzip.GzipFile(fileobj=stream)
 
     def read(self, size: int) -> bytes:
         try:
@@ -127,3 +132,4 @@ class _Unpacked:
 
     def close(self) -> None:
         self._stream.close()
+        self._packed.close()

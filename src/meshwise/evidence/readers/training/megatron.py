@@ -43,7 +43,13 @@ _WORDS = (
     *("use_megatron_fsdp", "use_custom_fsdp", "data_parallel_sharding_strategy"),
 )
 _NAMES = {**_COUNTS, **{word: word for word in _WORDS}}
-_STEPS = ("elapsed time per iteration", "train_step_timing", "max allocated:", "parallel size", " ..")
+_STEPS = (
+    "elapsed time per iteration",
+    "train_step_timing",
+    "max allocated:",
+    "parallel size",
+    " ..",
+)
 # parts of lines that may say an argument; a dump's have dots
 _TELLING = (
     *("parallel", "batch_size", "batch-size", "seq_length", "seq-length", "num_layers"),

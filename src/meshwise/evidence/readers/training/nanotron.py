@@ -71,8 +71,6 @@ class NanotronLog:
 
     def _settings(self, line: str) -> None:
         pairs = _SETTING.findall(line)
-        if not pairs:
-            return
         if _CONFIGURED in line and self._runs[-1].begun:
             self._runs.append(StepLog())
         run = self._runs[-1]
@@ -105,11 +103,14 @@ def _whole(values: dict[str, FileValue]) -> dict[str, FileValue]:
     found: dict[str, FileValue | None] = {k: v for k, v in values.items() if k != "accumulation"}
     degrees = [values.get(name) for name in ("dp", "tp", "pp")]
     dp, micro, accumulated = values.get("dp"), values.get("micro_batch"), values.get("accumulation")
+    experts = values.get("ep", 1)
     if all(isinstance(d, int) for d in degrees):
         product = 1
-        for d in (*degrees, values.get("cp", 1), values.get("ep", 1)):
+        for d in (*degrees, values.get("cp", 1), experts):
             product *= d if isinstance(d, int) else 1
         found["devices"] = product
+    if isinstance(dp, int) and isinstance(experts, int):  # whose ranks are replicas of the rest
+        found["dp"] = dp * experts
     if isinstance(dp, int) and isinstance(micro, int) and isinstance(accumulated, int):
         found["global_batch"] = dp * micro * accumulated
     found["stack"] = "nanotron"
