@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwise.evidence.readers.reading import read_file
-from meshwise.evidence.readers.records import FileRow, Found
+from meshwise.evidence.readers.records import FileFound, FileRow
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "logs"
 RUN = """\
@@ -29,7 +29,7 @@ RUN = """\
 """
 
 
-def found(tmp_path: Path, text: str) -> Found:
+def found(tmp_path: Path, text: str) -> FileFound:
     path = tmp_path / "a.log"
     path.write_text(text, encoding="utf-8")
     (only,) = read_file(str(path))
@@ -46,8 +46,14 @@ def test_a_run_says_its_system_in_every_row(tmp_path: Path) -> None:
     assert (first.line, last.line) == (11, 12)
     assert first.values["time_s"] == pytest.approx(14.9e-6)
     assert last.values == {
-        **{"op": "all_reduce", "device": "h100-80gb-sxm", "ranks": 4, "nodes": 2},
-        **{"devices_per_node": 2, "library": "nccl-2.27.7", "bytes": 268435456, "dtype": "half"},
+        "op": "all_reduce",
+        "device": "h100-80gb-sxm",
+        "ranks": 4,
+        "nodes": 2,
+        "devices_per_node": 2,
+        "library": "nccl-2.27.7",
+        "bytes": 268435456,
+        "dtype": "half",
         "time_s": pytest.approx(1196e-6),
     }
     assert read.remarks == ["1 lines of size 0 are left out"]
@@ -160,7 +166,9 @@ def json_run() -> dict[str, object]:
         "args": ["build/all_reduce_perf", "-g", "2", "-J", "out.json"],
         "nccl_version": 22707,
         "config": {
-            **{"nthreads": 1, "ngpus": 2, "graph": 0},
+            "nthreads": 1,
+            "ngpus": 2,
+            "graph": 0,
             # a process with several devices is listed by its first one
             "devices": [
                 {**device, "rank": 0, "pid": 1, "hostname": "node-a"},

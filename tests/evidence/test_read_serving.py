@@ -9,23 +9,33 @@ from typing import Any
 import pytest
 
 from meshwise.evidence.readers.reading import read_file
-from meshwise.evidence.readers.records import Found
+from meshwise.evidence.readers.records import FileFound
 
 VLLM: dict[str, Any] = {
-    **{"backend": "vllm", "model_id": "meta-llama/Llama-3.1-8B-Instruct", "num_prompts": 320},
-    **{"request_rate": "inf", "max_concurrency": 32, "duration": 60.5, "completed": 320},
-    **{"total_input_tokens": 327680, "total_output_tokens": 40960, "output_throughput": 677.0},
-    **{"mean_ttft_ms": 210.5, "median_ttft_ms": 200.1, "mean_tpot_ms": 12.5, "mean_itl_ms": 12.5},
+    "backend": "vllm",
+    "model_id": "meta-llama/Llama-3.1-8B-Instruct",
+    "num_prompts": 320,
+    "request_rate": "inf",
+    "max_concurrency": 32,
+    "duration": 60.5,
+    "completed": 320,
+    "total_input_tokens": 327680,
+    "total_output_tokens": 40960,
+    "output_throughput": 677.0,
+    "mean_ttft_ms": 210.5,
+    "median_ttft_ms": 200.1,
+    "mean_tpot_ms": 12.5,
+    "mean_itl_ms": 12.5,
 }
 SGLANG: dict[str, Any] = {
     **{key: value for key, value in VLLM.items() if key not in ("model_id", "num_prompts")},
-    **{"backend": "sglang", "total_output_tokens_retokenized": 40950, "accept_length": None},
+    "backend": "sglang", "total_output_tokens_retokenized": 40950, "accept_length": None,
     "server_info": {"model_path": "Qwen/Qwen3-8B", "tp_size": 2, "dp_size": 1, "pp_size": 1, "version": "0.5.3"},
 }  # fmt: skip
 TRTLLM: dict[str, Any] = {
     "engine": {
-        **{"model": "meta-llama/Llama-3.1-8B", "version": "1.2.0", "dtype": "bfloat16"},
-        **{"kv_cache_dtype": "FP8", "quantization": "FP8"},
+        "model": "meta-llama/Llama-3.1-8B", "version": "1.2.0", "dtype": "bfloat16",
+        "kv_cache_dtype": "FP8", "quantization": "FP8",
     },
     "machine": {"name": "NVIDIA H200"},
     "world_info": {"tp_size": 2, "pp_size": 1, "ep_size": None, "world_size": 2},
@@ -41,14 +51,20 @@ PERF: dict[str, Any] = {
     "input_sequence_length": {"unit": "tokens", "avg": 1024.2},
     "output_sequence_length": {"unit": "tokens", "avg": 200.3},
     "input_config": {
-        **{"model": ["meta-llama/Llama-3.1-8B-Instruct"], "backend": "vllm"},
+        "model": ["meta-llama/Llama-3.1-8B-Instruct"],
+        "backend": "vllm",
         "perf_analyzer": {"stimulus": {"concurrency": 8}},
     },
 }
 LLAMA: dict[str, Any] = {
-    **{"gpu_info": "NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 4090", "n_gpu_layers": 99},
-    **{"model_type": "llama 7B Q4_K - Medium", "split_mode": "row", "n_prompt": 0, "n_gen": 128},
-    **{"n_depth": 4096, "avg_ts": 160.0},
+    "gpu_info": "NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 4090",
+    "n_gpu_layers": 99,
+    "model_type": "llama 7B Q4_K - Medium",
+    "split_mode": "row",
+    "n_prompt": 0,
+    "n_gen": 128,
+    "n_depth": 4096,
+    "avg_ts": 160.0,
 }
 TABLE = """\
 ggml_cuda_init: found 1 CUDA devices:
@@ -62,13 +78,13 @@ build: abc (1234)
 """
 
 
-def every(tmp_path: Path, text: str) -> list[Found]:
+def every(tmp_path: Path, text: str) -> list[FileFound]:
     path = tmp_path / "result"
     path.write_text(text, encoding="utf-8")
     return read_file(str(path))
 
 
-def found(tmp_path: Path, *contents: dict[str, Any]) -> Found:
+def found(tmp_path: Path, *contents: dict[str, Any]) -> FileFound:
     (only,) = every(tmp_path, "\n".join(map(json.dumps, contents)))
     return only
 
@@ -76,9 +92,15 @@ def found(tmp_path: Path, *contents: dict[str, Any]) -> Found:
 def test_vllms_client_says_model_load_and_means(tmp_path: Path) -> None:
     (row,) = found(tmp_path, VLLM).rows
     assert row.values == {
-        **{"model": "meta-llama/Llama-3.1-8B-Instruct", "engine": "vllm", "isl": 1024, "osl": 128},
-        **{"concurrency": 32, "output_tokens_per_s": 677.0, "requests": 320},
-        **{"ttft_s": pytest.approx(0.2105), "tpot_s": pytest.approx(0.0125)},
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "engine": "vllm",
+        "isl": 1024,
+        "osl": 128,
+        "concurrency": 32,
+        "output_tokens_per_s": 677.0,
+        "requests": 320,
+        "ttft_s": pytest.approx(0.2105),
+        "tpot_s": pytest.approx(0.0125),
     }
 
 
@@ -135,19 +157,36 @@ def test_a_line_of_json_that_is_cut_is_refused_alone(tmp_path: Path) -> None:
 def test_a_report_of_trtllm_says_device_degrees_and_formats(tmp_path: Path) -> None:
     (row,) = found(tmp_path, TRTLLM).rows
     assert row.values == {
-        **{"model": "meta-llama/Llama-3.1-8B", "device": "h200", "devices": 2, "tp": 2, "pp": 1},
-        **{"engine": "trtllm", "engine_version": "1.2.0", "dtype": "fp8", "kv_dtype": "fp8"},
-        **{"isl": 1024, "osl": 128, "requests": 100, "output_tokens_per_s": 1280.0},
-        **{"ttft_s": pytest.approx(0.095), "tpot_s": pytest.approx(0.0085), "mean_in_flight": 31.7},
+        "model": "meta-llama/Llama-3.1-8B",
+        "device": "h200",
+        "devices": 2,
+        "tp": 2,
+        "pp": 1,
+        "engine": "trtllm",
+        "engine_version": "1.2.0",
+        "dtype": "fp8",
+        "kv_dtype": "fp8",
+        "isl": 1024,
+        "osl": 128,
+        "requests": 100,
+        "output_tokens_per_s": 1280.0,
+        "ttft_s": pytest.approx(0.095),
+        "tpot_s": pytest.approx(0.0085),
+        "mean_in_flight": 31.7,
     }
 
 
 def test_an_export_of_genai_perf_says_times_in_its_units(tmp_path: Path) -> None:
     (row,) = found(tmp_path, PERF).rows
     assert row.values == {
-        **{"model": "meta-llama/Llama-3.1-8B-Instruct", "engine": "vllm", "concurrency": 8},
-        **{"isl": 1024, "osl": 200, "output_tokens_per_s": 640.0},
-        **{"ttft_s": pytest.approx(0.12), "tpot_s": pytest.approx(0.014)},
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "engine": "vllm",
+        "concurrency": 8,
+        "isl": 1024,
+        "osl": 200,
+        "output_tokens_per_s": 640.0,
+        "ttft_s": pytest.approx(0.12),
+        "tpot_s": pytest.approx(0.014),
     }
     odd = {**PERF, "inter_token_latency": {"unit": "fortnights", "avg": 1.0}}
     assert "a unit of time" in found(tmp_path, odd).refused[0].reason
@@ -159,9 +198,17 @@ def test_llama_bench_is_generations_and_prompts(tmp_path: Path) -> None:
     kinds = {f.kind: f for f in every(tmp_path, text)}
     (generated,), (prefill,) = kinds["serving"].rows, kinds["prefill"].rows
     assert generated.values == {
-        **{"device": "rtx-4090", "devices": 2, "tp": 2, "pp": 1, "model": "llama 7B"},
-        **{"dtype_said": "Q4_K - Medium", "engine": "llama.cpp", "isl": 4096, "osl": 128},
-        **{"concurrency": 1, "tpot_s": pytest.approx(1 / 160)},
+        "device": "rtx-4090",
+        "devices": 2,
+        "tp": 2,
+        "pp": 1,
+        "model": "llama 7B",
+        "dtype_said": "Q4_K - Medium",
+        "engine": "llama.cpp",
+        "isl": 4096,
+        "osl": 128,
+        "concurrency": 1,
+        "tpot_s": pytest.approx(1 / 160),
     }
     assert prefill.values["step_s"] == pytest.approx(0.1)
     assert (generated.line, prefill.line) == (2, 12)
@@ -170,8 +217,15 @@ def test_llama_bench_is_generations_and_prompts(tmp_path: Path) -> None:
 def test_llama_benchs_table_says_what_its_json_does(tmp_path: Path) -> None:
     kinds = {f.kind: f for f in every(tmp_path, TABLE)}
     assert kinds["serving"].rows[0].values == {
-        **{"device": "rtx-4090", "devices": 1, "model": "llama 7B", "dtype": "fp16"},
-        **{"engine": "llama.cpp", "isl": 512, "osl": 128, "concurrency": 1, "tpot_s": 0.02},
+        "device": "rtx-4090",
+        "devices": 1,
+        "model": "llama 7B",
+        "dtype": "fp16",
+        "engine": "llama.cpp",
+        "isl": 512,
+        "osl": 128,
+        "concurrency": 1,
+        "tpot_s": 0.02,
     }
     assert kinds["prefill"].rows[0].values["step_s"] == pytest.approx(0.1)
     cut = TABLE[: TABLE.index(" |      50.00")]
@@ -199,18 +253,25 @@ TRTLLM_START = "[TRT-LLM] [I] [MemUsageChange] Allocated 45.50 GiB for max token
 def test_a_start_says_its_engine_and_the_least_cache_of_its_ranks(tmp_path: Path) -> None:
     (read,) = every(tmp_path, START)
     assert read.rows[0].values == {
-        **{
-            "engine": "vllm",
-            "engine_version": "0.9.1",
-            "model": "meta-llama/Llama-3.1-8B-Instruct",
-        },
-        **{"context": 131072, "tp": 2, "pp": 1, "kv_cache_tokens": 1021488},
-        **{"kv_cache_bytes": 62.25 * 2**30, "weights_bytes": 7.5085 * 2**30},
+        "engine": "vllm",
+        "engine_version": "0.9.1",
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "context": 131072,
+        "tp": 2,
+        "pp": 1,
+        "kv_cache_tokens": 1021488,
+        "kv_cache_bytes": 62.25 * 2**30,
+        "weights_bytes": 7.5085 * 2**30,
     }
     (read,) = every(tmp_path, SGLANG_START)
     assert read.rows[0].values == {
-        **{"engine": "sglang", "model": "Qwen/Qwen3-8B", "tp": 1, "dp": 1, "pp": 1},
-        **{"weights_bytes": 15.3 * 2**30, "kv_cache_tokens": 400000},
+        "engine": "sglang",
+        "model": "Qwen/Qwen3-8B",
+        "tp": 1,
+        "dp": 1,
+        "pp": 1,
+        "weights_bytes": 15.3 * 2**30,
+        "kv_cache_tokens": 400000,
         "kv_cache_bytes": pytest.approx(54.94 * 2**30),
     }
     (read,) = every(tmp_path, TRTLLM_START)

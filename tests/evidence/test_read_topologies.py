@@ -8,7 +8,7 @@ import pytest
 
 from meshwise.errors import InputError
 from meshwise.evidence.readers.reading import read_file
-from meshwise.evidence.readers.records import Found
+from meshwise.evidence.readers.records import FileFound
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "logs"
 NVIDIA = """\
@@ -64,7 +64,7 @@ XML = """\
 """
 
 
-def found(tmp_path: Path, text: str) -> Found:
+def found(tmp_path: Path, text: str) -> FileFound:
     path = tmp_path / "topology"
     path.write_text(text, encoding="utf-8")
     (only,) = read_file(str(path))
@@ -81,8 +81,12 @@ def test_links_are_what_each_pair_has(tmp_path: Path, tabs: bool) -> None:
     assert row.line == 2
     assert links[0] == ["X", "NV4", "SYS", "SYS"]  # type: ignore[index]
     assert row.values == {
-        **{"devices": 4, "link_words": "NV4 x2, SYS x4", "nvlinks_most": 4, "nics": 1},
-        **{"nearest_nic": "PHB, SYS", "pcie_host": "root"},
+        "devices": 4,
+        "link_words": "NV4 x2, SYS x4",
+        "nvlinks_most": 4,
+        "nics": 1,
+        "nearest_nic": "PHB, SYS",
+        "pcie_host": "root",
     }
 
 
@@ -111,8 +115,11 @@ def test_a_matrix_that_is_not_whole_is_refused(
 def test_matrices_of_rocm_are_one_machine(tmp_path: Path) -> None:
     (row,) = found(tmp_path, ROCM).rows
     assert row.values == {
-        **{"devices": 2, "links": [["X", "XGMI"], ["XGMI", "X"]], "link_words": "XGMI x1"},
-        **{"hops_most": 1, "numa_nodes": 2},
+        "devices": 2,
+        "links": [["X", "XGMI"], ["XGMI", "X"]],
+        "link_words": "XGMI x1",
+        "hops_most": 1,
+        "numa_nodes": 2,
     }
 
 
@@ -125,14 +132,15 @@ def test_a_matrix_of_rocm_that_ends_early_is_refused(tmp_path: Path) -> None:
 def test_xml_says_slots_links_and_nics(tmp_path: Path) -> None:
     (row,) = found(tmp_path, XML).rows
     assert row.values == {
-        **{
-            "devices": 1,
-            "cpus": 1,
-            "compute_capability": "90",
-            "nvlinks_least": 18,
-            "nvlinks_most": 18,
-        },
-        **{"nvlink_switch": True, "nics": 1, "nic_bytes_per_s": 50e9, "gdr": True},
+        "devices": 1,
+        "cpus": 1,
+        "compute_capability": "90",
+        "nvlinks_least": 18,
+        "nvlinks_most": 18,
+        "nvlink_switch": True,
+        "nics": 1,
+        "nic_bytes_per_s": 50e9,
+        "gdr": True,
         "pcie_bytes_per_s": pytest.approx(63.0e9, rel=1e-3),  # PCIe 5.0 x16
     }
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from meshwise.evidence.readers.reading import read_file
-from meshwise.evidence.readers.records import Found
+from meshwise.evidence.readers.records import FileFound
 
 MEGATRON = (Path(__file__).parents[2] / "examples" / "read" / "megatron.log").read_text("utf-8")
 
 
-def found(tmp_path: Path, text: str) -> Found:
+def found(tmp_path: Path, text: str) -> FileFound:
     path = tmp_path / "train.log"
     path.write_text(text, encoding="utf-8")
     (only,) = read_file(str(path))
@@ -24,10 +24,25 @@ def test_a_megatron_log_says_layout_step_and_memory(tmp_path: Path) -> None:
     (row,) = found(tmp_path, MEGATRON).rows
     assert row.line == 26  # of the second step: the first holds start-up
     assert row.values == {
-        **{"tp": 4, "pp": 2, "dp": 2, "cp": 1, "vp": 1, "devices": 16, "micro_batch": 1},
-        **{"global_batch": 128, "seq": 8192, "num_layers": 32, "hidden_size": 4096},
-        **{"recompute": "selective", "sequence_parallel": True, "shard": "zero1", "dtype": "bf16"},
-        **{"grad_overlap": True, "stack": "megatron", "step_s": 9.17, "steps_measured": 3},
+        "tp": 4,
+        "pp": 2,
+        "dp": 2,
+        "cp": 1,
+        "vp": 1,
+        "devices": 16,
+        "micro_batch": 1,
+        "global_batch": 128,
+        "seq": 8192,
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "recompute": "selective",
+        "sequence_parallel": True,
+        "shard": "zero1",
+        "dtype": "bf16",
+        "grad_overlap": True,
+        "stack": "megatron",
+        "step_s": 9.17,
+        "steps_measured": 3,
         "flops_per_s_per_device": pytest.approx(400.3e12),
         "memory_bytes": pytest.approx(21000.25 * 2**20),
         "memory_of": "allocated",
@@ -110,16 +125,24 @@ TITAN = """\
 def test_a_torchtitan_log_says_mesh_model_device_and_rate(tmp_path: Path) -> None:
     (row,) = found(tmp_path, TITAN).rows
     assert row.values == {
-        **{"tp": 2, "pp": 1, "cp": 1, "dp": 8, "devices": 16, "shard": "hsdp"},
-        **{
-            "device": "h100-80gb-sxm",
-            "model": "llama3 8B",
-            "recompute": "full",
-            "stack": "torchtitan-compile",
-        },
-        **{"micro_batch": 2, "global_batch": 16, "seq": 8192, "tokens_per_s_per_device": 5970.0},
-        **{"flops_per_s_per_device": pytest.approx(301.33e12), "memory_of": "reserved"},
-        **{"memory_bytes": 50 * 2.0**30, "steps_measured": 1},
+        "tp": 2,
+        "pp": 1,
+        "cp": 1,
+        "dp": 8,
+        "devices": 16,
+        "shard": "hsdp",
+        "device": "h100-80gb-sxm",
+        "model": "llama3 8B",
+        "recompute": "full",
+        "stack": "torchtitan-compile",
+        "micro_batch": 2,
+        "global_batch": 16,
+        "seq": 8192,
+        "tokens_per_s_per_device": 5970.0,
+        "flops_per_s_per_device": pytest.approx(301.33e12),
+        "memory_of": "reserved",
+        "memory_bytes": 50 * 2.0**30,
+        "steps_measured": 1,
     }
 
 
@@ -152,10 +175,22 @@ NANOTRON = """\
 def test_a_nanotron_log_says_its_configuration_and_rounded_times(tmp_path: Path) -> None:
     (row,) = found(tmp_path, NANOTRON).rows
     assert row.values == {
-        **{"dp": 4, "pp": 2, "tp": 2, "ep": 1, "seq": 2048, "micro_batch": 4, "devices": 16},
-        **{"global_batch": 1280, "sequence_parallel": True, "hidden_size": 16, "num_layers": 2},
-        **{"stack": "nanotron", "step_s": pytest.approx(1.18), "steps_measured": 1},
-        **{"flops_per_s_per_device": 287e12, "memory_of": "allocated"},
+        "dp": 4,
+        "pp": 2,
+        "tp": 2,
+        "ep": 1,
+        "seq": 2048,
+        "micro_batch": 4,
+        "devices": 16,
+        "global_batch": 1280,
+        "sequence_parallel": True,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "stack": "nanotron",
+        "step_s": pytest.approx(1.18),
+        "steps_measured": 1,
+        "flops_per_s_per_device": 287e12,
+        "memory_of": "allocated",
         "memory_bytes": 8066.25 * 2**20,
     }
 
@@ -174,8 +209,15 @@ DEEPSPEED = """\
 def test_a_deepspeed_log_says_samples_of_its_configuration(tmp_path: Path) -> None:
     (row,) = found(tmp_path, DEEPSPEED).rows
     assert row.values == {
-        **{"global_batch": 128, "micro_batch": 4, "dp": 8, "shard": "zero3", "dtype": "bf16"},
-        **{"stack": "deepspeed", "step_s": 5.0, "steps_measured": 1, "memory_of": "allocated"},
+        "global_batch": 128,
+        "micro_batch": 4,
+        "dp": 8,
+        "shard": "zero3",
+        "dtype": "bf16",
+        "stack": "deepspeed",
+        "step_s": 5.0,
+        "steps_measured": 1,
+        "memory_of": "allocated",
         "memory_bytes": pytest.approx(38.5 * 2**30),
     }
 
@@ -211,12 +253,19 @@ TRAINER = """\
 def test_a_trainer_says_the_mean_of_its_steps(tmp_path: Path) -> None:
     read = found(tmp_path, json.dumps(STATE))
     assert read.rows[0].values == {
-        **{"micro_batch": 8, "stack": "hf-trainer", "step_s": 2.5, "steps_measured": 100}
+        "micro_batch": 8,
+        "stack": "hf-trainer",
+        "step_s": 2.5,
+        "steps_measured": 100,
     }
     assert "start-up" in read.remarks[0]
     (row,) = found(tmp_path, TRAINER).rows
     assert row.values == {
-        **{"micro_batch": 4, "global_batch": 64, "dp": 8, "stack": "hf-trainer", "step_s": 2.5},
+        "micro_batch": 4,
+        "global_batch": 64,
+        "dp": 8,
+        "stack": "hf-trainer",
+        "step_s": 2.5,
         "steps_measured": 100,
     }
 

@@ -70,9 +70,8 @@ _facts = options.stacked(
     needs=(Need("files", "all_reduce.log"),),
     about={"files": "Files of any of the kinds, gzip too; - for stdin."},
     examples=(
-        "meshwise read all_reduce.log",
-        "meshwise read topo.txt --json",
-        "meshwise read all_reduce.log alltoall.log --inter-node 'RoCE 8x400 Gb/s per node' --csv -o rows.csv",
+        "meshwise read examples/read/all_reduce.log --json",
+        "meshwise read examples/read/bench.jsonl --device h100-80gb-sxm --gpus 1",
     ),
 )
 @click.argument("files", metavar="FILE", nargs=-1, callback=lambda _c, _p, words: words or None)

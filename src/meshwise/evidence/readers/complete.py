@@ -10,7 +10,7 @@ from meshwise.clusters.load import device
 from meshwise.clusters.names import canonical_cluster, counted_devices, exact_device
 from meshwise.cost.collectives.collective import known_operation, operation
 from meshwise.errors import InputError, list_in_words, quoted, shorten
-from meshwise.evidence.readers.records import FileRow, FileValue, Found, whole
+from meshwise.evidence.readers.records import FileFound, FileRow, FileValue, count_or_none
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
 
@@ -73,7 +73,7 @@ class NamedFound(NamedTuple):
     """What was found in a file, under its name."""
 
     file: str
-    found: Found
+    found: FileFound
 
 
 def completed(every: list[NamedFound], given: Mapping[str, str]) -> list[NamedFound]:
@@ -105,7 +105,7 @@ def completed(every: list[NamedFound], given: Mapping[str, str]) -> list[NamedFo
 def _check(keyword: str, value: str) -> None:
     """Refuse a given value that no row may have."""
     column = FACTS[keyword].column
-    if column in _COUNTS and whole(value) is None:
+    if column in _COUNTS and count_or_none(value) is None:
         raise InputError(
             f"{keyword}={shorten(value)}: not a whole number of at least 1",
             field=keyword,
@@ -160,7 +160,7 @@ def _filled(item: NamedFound, row: FileRow, given: Mapping[str, str]) -> FileRow
 
 def _per_device(values: Mapping[str, FileValue]) -> dict[str, FileValue]:
     """The rate of one device, of a load that a table has: so many in flight, or all at once."""
-    rate, devices = values.get("output_tokens_per_s"), whole(values.get("devices"))
+    rate, devices = values.get("output_tokens_per_s"), count_or_none(values.get("devices"))
     stated = "concurrency" in values or "all_at_once" in values
     if (
         not isinstance(rate, float)
@@ -181,7 +181,7 @@ def _check_sizes(item: NamedFound, line: int, values: Mapping[str, FileValue]) -
     model = load_model(name)
     own = {"num_layers": model.layers, "hidden_size": model.hidden}
     for key, value in said.items():
-        if whole(value) != own[key]:
+        if count_or_none(value) != own[key]:
             raise InputError(
                 f"model={shorten(name)}: {shorten(item.file)}, line {line} says {key} {value}",
                 field="model",
@@ -191,7 +191,7 @@ def _check_sizes(item: NamedFound, line: int, values: Mapping[str, FileValue]) -
 
 
 def _value(column: str, text: str) -> FileValue:
-    number = whole(text) if column in _COUNTS else None
+    number = count_or_none(text) if column in _COUNTS else None
     if column == "op":
         return known_operation(text) or text
     return text if number is None else number
@@ -200,7 +200,7 @@ def _value(column: str, text: str) -> FileValue:
 def _same(column: str, said: str, given: str) -> bool:
     """Whether two words for a value mean the same; of a model, whether nothing tells them apart."""
     if column in _COUNTS:
-        return whole(said) == whole(given)
+        return count_or_none(said) == count_or_none(given)
     if column == "device":
         return _device(said) in (None, _device(given))
     if column == "op":
@@ -264,8 +264,10 @@ def _lacks(kind: str, values: Mapping[str, FileValue]) -> list[str]:
     if kind in _RUNS and "dtype_said" in values and "dtype" not in values:
         found.append("dtype")
     if kind in _RUNS:
-        degrees = {c: whole(values[c]) or 1 for c in ("tp", "pp", "dp", "cp") if c in values}
-        devices = whole(values["devices"]) if "devices" in values else None
+        degrees = {
+            c: count_or_none(values[c]) or 1 for c in ("tp", "pp", "dp", "cp") if c in values
+        }
+        devices = count_or_none(values["devices"]) if "devices" in values else None
         if devices is None or math.prod(degrees.values()) != devices:
             found += [c for c in ("tp", "pp") if c not in values]
     return found

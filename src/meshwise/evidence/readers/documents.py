@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from meshwise.evidence.readers.lines import cannot_read
-from meshwise.evidence.readers.records import Found, Refusal
+from meshwise.evidence.readers.records import FileFound, RefusedLine
 
 _SPACE = re.compile(r"\s*")
 _DOCTYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)")
@@ -26,14 +26,14 @@ class DocumentKind(NamedTuple):
     """A kind of JSON document: ``claims`` tells its objects by their keys, ``read`` reads them."""
 
     claims: Callable[[dict[str, Any]], bool]
-    read: Callable[[list[JsonObject]], Found]
+    read: Callable[[list[JsonObject]], FileFound]
 
 
 class Objects(NamedTuple):
     """The objects of a text, and the lines of it that hold none."""
 
     found: list[JsonObject]
-    refused: list[Refusal]
+    refused: list[RefusedLine]
 
 
 def json_objects(text: str) -> Objects | None:
@@ -43,14 +43,14 @@ def json_objects(text: str) -> Objects | None:
     if text[start : start + 1] not in ("{", "["):
         return None
     listed = text[start] == "["
-    decoder, found, refused = json.JSONDecoder(), list[JsonObject](), list[Refusal]()
+    decoder, found, refused = json.JSONDecoder(), list[JsonObject](), list[RefusedLine]()
     counted, line, at = 0, 1, start + listed
     while (at := _separator(text, at)) < len(text) and not (listed and text[at] == "]"):
         line, counted = line + text.count("\n", counted, at), at
         try:
             content, at = decoder.raw_decode(text, at)
         except (json.JSONDecodeError, RecursionError):
-            refused.append(Refusal(line, "a whole JSON object expected"))
+            refused.append(RefusedLine(line, "a whole JSON object expected"))
             following = text.find("\n", at)
             if listed or (not found and not _looks_like_lines(text, at)) or following < 0:
                 break
@@ -59,10 +59,10 @@ def json_objects(text: str) -> Objects | None:
         if isinstance(content, dict):
             found.append(JsonObject(line, content))
         else:
-            refused.append(Refusal(line, "a JSON object expected"))
+            refused.append(RefusedLine(line, "a JSON object expected"))
     else:
         if listed and at >= len(text):
-            refused.append(Refusal(line, "the end of the JSON list expected"))
+            refused.append(RefusedLine(line, "the end of the JSON list expected"))
     return Objects(found, refused)
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from meshwise.evidence.readers.collectives.nccl_json import claims_nccl, read_nccl
 from meshwise.evidence.readers.collectives.nccl_log import CollectiveLog
 from meshwise.evidence.readers.documents import DocumentKind
-from meshwise.evidence.readers.records import Found, TextReader
+from meshwise.evidence.readers.records import FileFound, TextReader
 from meshwise.evidence.readers.serving.clients import claims_client, read_client
 from meshwise.evidence.readers.serving.engine_log import EngineLog
 from meshwise.evidence.readers.serving.llama_bench import (
@@ -40,7 +40,7 @@ class XmlKind(NamedTuple):
     """A kind of XML document."""
 
     claims: Callable[[ElementTree.Element], bool]
-    read: Callable[[ElementTree.Element], Found]
+    read: Callable[[ElementTree.Element], FileFound]
 
 
 class FileKind(NamedTuple):

@@ -78,7 +78,7 @@ class TextFile:
     def _binary(self, number: int) -> InputError:
         return cannot_read(self.name, "text expected, found binary content", line=number)
 
-    def whole(self) -> str:
+    def content(self) -> str:
         """The whole text of a document."""
         content = self.head + self._stream.read(MAX_DOCUMENT_BYTES + 1)
         if len(content) > MAX_DOCUMENT_BYTES:

@@ -14,14 +14,14 @@ from meshwise.evidence.readers.kinds import (
     xml_kinds,
 )
 from meshwise.evidence.readers.lines import TextFile, cannot_read
-from meshwise.evidence.readers.records import Found, Refusal
+from meshwise.evidence.readers.records import FileFound, RefusedLine
 
 MAX_ROWS = 1_000_000  # of one file
 _JSON = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*\{)")
 _XML = re.compile(rb"\s*<[?!a-z]")
 
 
-def read_file(name: str) -> list[Found]:
+def read_file(name: str) -> list[FileFound]:
     """What stands in a file, one entry per kind.
 
     :raises InputError: where it cannot be read, or is of no kind that is.
@@ -44,9 +44,9 @@ def kinds_in_words() -> str:
     return "; ".join(dict.fromkeys(kind.title for kind in FILE_KINDS))
 
 
-def _read(file: TextFile) -> list[Found]:
+def _read(file: TextFile) -> list[FileFound]:
     if file.encoding == "utf-8" and _XML.match(file.head):
-        text = file.whole()
+        text = file.content()
         root = xml_root(text, file.name)
         if root is not None:
             return [kind.read(root) for kind in xml_kinds() if kind.claims(root)]
@@ -55,9 +55,9 @@ def _read(file: TextFile) -> list[Found]:
     return _read_text(file.blocks())
 
 
-def _read_json(file: TextFile) -> list[Found]:
+def _read_json(file: TextFile) -> list[FileFound]:
     """A JSON document, or lines of JSON; a log that only begins as one is a text."""
-    text = file.whole()
+    text = file.content()
     objects = json_objects(text)
     if objects is None or not objects.found:
         plain = [f for f in _read_text([(1, text)]) if f.rows or f.refused]
@@ -70,7 +70,7 @@ def _read_json(file: TextFile) -> list[Found]:
     for item in objects.found:
         index = _claimed_by(kinds, item)
         if index is None:
-            refused.append(Refusal(item.line, "keys of a kind that is read expected"))
+            refused.append(RefusedLine(item.line, "keys of a kind that is read expected"))
         else:
             claimed.setdefault(index, []).append(item)
     if not claimed:
@@ -84,7 +84,7 @@ def _claimed_by(kinds: list[DocumentKind], item: JsonObject) -> int | None:
     return next((i for i, kind in enumerate(kinds) if kind.claims(item.content)), None)
 
 
-def _read_text(blocks: Iterable[tuple[int, str]]) -> list[Found]:
+def _read_text(blocks: Iterable[tuple[int, str]]) -> list[FileFound]:
     """What all readers of texts find. A block without any of a reader's marks is not shown to it: logs of any
     length are mostly of other things."""
     readers = text_readers()
@@ -98,7 +98,7 @@ def _read_text(blocks: Iterable[tuple[int, str]]) -> list[Found]:
     return [reader.found() for reader in readers]
 
 
-def first_refusal(name: str, refused: Iterable[Refusal], skip: str) -> InputError | None:
+def first_refusal(name: str, refused: Iterable[RefusedLine], skip: str) -> InputError | None:
     """The error for the first line that cannot be used; None where all can. ``skip``: the keyword that
     leaves such lines out."""
     every = sorted(refused)

@@ -18,21 +18,21 @@ class FileRow(NamedTuple):
     values: dict[str, FileValue]
 
 
-class Refusal(NamedTuple):
+class RefusedLine(NamedTuple):
     """A line (0: the whole file) that cannot be used, and what was expected in its place."""
 
     line: int
     reason: str
 
 
-class Found(NamedTuple):
+class FileFound(NamedTuple):
     """What one reader found in one file. ``needs`` is what the kind of file does not say by itself and that
     its rows need, where the file does not."""
 
     kind: str  # of rows: collectives, training, serving, topology, engine
     form: str  # whose output it is, as the list of kinds has it
     rows: Sequence[FileRow]
-    refused: Sequence[Refusal] = ()
+    refused: Sequence[RefusedLine] = ()
     remarks: Sequence[str] = ()
 
 
@@ -45,7 +45,7 @@ class TextReader(Protocol):
 
     def feed(self, number: int, line: str) -> None: ...
 
-    def found(self) -> Found: ...
+    def found(self) -> FileFound: ...
 
 
 def positive(value: object, what: str) -> float | str:
@@ -62,7 +62,7 @@ def positive(value: object, what: str) -> float | str:
     return float(value)
 
 
-def whole(value: object) -> int | None:
+def count_or_none(value: object) -> int | None:
     """A whole number of at least 1, as logs and JSON write it; None where it is none."""
     if isinstance(value, bool):
         return None

@@ -9,17 +9,23 @@ from typing import Any
 from meshwise.cost.collectives.collective import known_operation
 from meshwise.evidence.readers.collectives.nccl_log import nccl_version
 from meshwise.evidence.readers.collectives.run import (
-    ELEMENT_BYTES,
     TELLING,
+    TYPE_BYTES,
     CollectiveRun,
-    Figures,
     Listed,
+    SizeFigures,
     rows_of_run,
 )
 from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
-from meshwise.evidence.readers.records import FileRow, Found, Refusal, positive, whole
+from meshwise.evidence.readers.records import (
+    FileFound,
+    FileRow,
+    RefusedLine,
+    count_or_none,
+    positive,
+)
 
-FORM = "nccl-tests"
+_FORM = "nccl-tests"
 _PROGRAM = re.compile(r"(\w+_perf)(?:_mpi)?")
 
 
@@ -28,41 +34,41 @@ def claims_nccl(content: dict[str, Any]) -> bool:
     return isinstance(content.get("results"), list) and isinstance(content.get("config"), dict)
 
 
-def read_nccl(objects: list[JsonObject]) -> Found:
+def read_nccl(objects: list[JsonObject]) -> FileFound:
     """The figures of runs."""
-    rows, refused = list[FileRow](), list[Refusal]()
+    rows, refused = list[FileRow](), list[RefusedLine]()
     for line, content in objects:
         run = _run(line, content)
         good, bad = rows_of_run(run)
         rows += good
         refused += bad
         if not content["results"]:
-            refused.append(Refusal(line, "results of at least one size expected"))
-    return Found("collectives", FORM, rows, refused)
+            refused.append(RefusedLine(line, "results of at least one size expected"))
+    return FileFound("collectives", _FORM, rows, refused)
 
 
 def _run(line: int, content: dict[str, Any]) -> CollectiveRun:
-    run = CollectiveRun(graph=bool(whole(number_at(content, "config", "graph"))))
+    run = CollectiveRun(graph=bool(count_or_none(number_at(content, "config", "graph"))))
     for word in content.get("args") or ():
         program = _PROGRAM.fullmatch(PurePath(str(word)).name)
         if program:
             run.stated = known_operation(program[1]) or program[1]
-    code = whole(content.get("nccl_version"))
+    code = count_or_none(content.get("nccl_version"))
     run.library = f"nccl-{nccl_version(code)}" if code else ""
     _list_ranks(run, line, content["config"])
     for result in content["results"]:
         found = _figures(line, result)
-        if isinstance(found, Figures):
+        if isinstance(found, SizeFigures):
             run.rows.append(found)
         elif found is not None:
-            run.refused.append(Refusal(line, found))
+            run.refused.append(RefusedLine(line, found))
     return run
 
 
 def _list_ranks(run: CollectiveRun, line: int, config: dict[str, Any]) -> None:
     """Where the ranks ran. A process with several devices is listed by its first one alone."""
     devices = [d for d in config.get("devices") or () if isinstance(d, dict)]
-    each = (whole(config.get("nthreads")) or 1) * (whole(config.get("ngpus")) or 1)
+    each = (count_or_none(config.get("nthreads")) or 1) * (count_or_none(config.get("ngpus")) or 1)
     firsts = [d.get("rank") for d in devices]
     several = firsts == [each * i for i in range(len(devices))]
     for d in devices:
@@ -76,7 +82,7 @@ def _list_ranks(run: CollectiveRun, line: int, config: dict[str, Any]) -> None:
             run.listed[rank + i] = Listed(process, host, first + i, name, line)
 
 
-def _figures(line: int, result: object) -> Figures | str | None:
+def _figures(line: int, result: object) -> SizeFigures | str | None:
     """One size; in words what is wrong with it; None where its size is 0."""
     out, size = number_at(result, "out_of_place"), number_at(result, "size")
     if size == 0:
@@ -92,7 +98,7 @@ def _figures(line: int, result: object) -> Figures | str | None:
     }
     wrong = next((why for why in found.values() if isinstance(why, str)), None)
     dtype = text_at(result, "type") or ""
-    if wrong is not None or dtype not in ELEMENT_BYTES:
+    if wrong is not None or dtype not in TYPE_BYTES:
         return wrong or f"a type of nccl-tests expected, found {dtype!r}"
     bytes_, count, time = (v for v in found.values() if isinstance(v, float))
     algbw, busbw = out.get("alg_bw"), out.get("bus_bw")
@@ -106,4 +112,4 @@ def _figures(line: int, result: object) -> Figures | str | None:
         int(root) * (-1 if "-" in str(number_at(result, "root")) else 1) if root.isdigit() else None
     )
     reduction = text_at(result, "redop")
-    return Figures(line, bytes_, count, dtype, time * 1e-6, factor, reduction, rooted)
+    return SizeFigures(line, bytes_, count, dtype, time * 1e-6, factor, reduction, rooted)

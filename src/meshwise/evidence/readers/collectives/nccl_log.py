@@ -13,17 +13,17 @@ from typing import NamedTuple
 from meshwise.cost.collectives.collective import known_operation
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.evidence.readers.collectives.run import (
-    ELEMENT_BYTES,
     TELLING,
+    TYPE_BYTES,
     CollectiveRun,
-    Figures,
     Listed,
+    SizeFigures,
     rows_of_run,
 )
-from meshwise.evidence.readers.records import Found, Refusal
+from meshwise.evidence.readers.records import FileFound, RefusedLine
 from meshwise.evidence.tables import LOG_COLUMNS
 
-_TYPES = "|".join(sorted(ELEMENT_BYTES, key=len, reverse=True))
+_TYPES = "|".join(sorted(TYPE_BYTES, key=len, reverse=True))
 _LINE = re.compile(rf"(?<![\d.])(\d+)\s+(\d+)\s+({_TYPES})\s+(\S.*)")
 # a line that ends before its first figure: nothing but a tag, a size, and perhaps a count and a type
 _CUT = re.compile(rf"\s*(?:\S*[>:\]]\s*)?\d+(?:\s+\d+(?:\s+(?:{_TYPES}))?)?\s*")
@@ -40,7 +40,7 @@ _PARAMETERS = re.compile(r"\bnThread \d+ nGpus \d+ ")
 _GRAPH = re.compile(r"\bgraph: ([1-9]\d*)")
 _HOST_TIME = "cputime"
 _HEADS = ("Rank", "_perf", "nThread", "CCL version", "nccl-", "nranks", "algbw")
-_ROWS = tuple(f" {name}" for name in ELEMENT_BYTES)
+_ROWS = tuple(f" {name}" for name in TYPE_BYTES)
 _EXPECTED = "size, count, type, time, algbw and busbw that agree expected"
 
 
@@ -144,14 +144,14 @@ class CollectiveLog:
     def _row(self, number: int, line: str) -> None:
         found = _figures(line, number)
         run = self.runs[-1]
-        if isinstance(found, Figures):
+        if isinstance(found, SizeFigures):
             run.rows.append(found)
         elif isinstance(found, str):
-            run.refused.append(Refusal(number, found))
+            run.refused.append(RefusedLine(number, found))
         elif found == 0:
             run.empty += 1
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """The rows of all runs."""
         rows, refused, empty = [], [], 0
         for run in self.runs:
@@ -161,9 +161,9 @@ class CollectiveLog:
                 refused += bad
                 empty += run.empty
         if self._tabled and not rows and not refused:
-            refused = [Refusal(0, f"ends before its first figures: {_EXPECTED}")]
+            refused = [RefusedLine(0, f"ends before its first figures: {_EXPECTED}")]
         remarks = [f"{empty} lines of size 0 are left out"] if empty else []
-        return Found("collectives", "nccl-tests", rows, refused, remarks)
+        return FileFound("collectives", "nccl-tests", rows, refused, remarks)
 
 
 def nccl_version(code: int) -> str:
@@ -198,7 +198,7 @@ def read_log(text: str, name: str, field: str) -> Log:
     return Log(rows, system.ranks, system.hosts(), system.device())
 
 
-def _figures(line: str, number: int) -> Figures | str | int | None:
+def _figures(line: str, number: int) -> SizeFigures | str | int | None:
     """A line of figures; in words what is wrong with it; 0 where its size is 0; None where it is none."""
     found = _LINE.search(line)
     if found is None:
@@ -218,7 +218,9 @@ def _figures(line: str, number: int) -> Figures | str | int | None:
             time_us, algbw, busbw = figures
             factor = busbw / algbw if algbw >= TELLING else None
             root = int(cells[0]) if start and re.fullmatch(r"-?\d+", cells[0]) else None
-            return Figures(number, size, elements, dtype, time_us * 1e-6, factor, reduction, root)
+            return SizeFigures(
+                number, size, elements, dtype, time_us * 1e-6, factor, reduction, root
+            )
     return f"{_EXPECTED}, found {quoted(line.strip())}"
 
 

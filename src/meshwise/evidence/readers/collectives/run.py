@@ -12,7 +12,7 @@ from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.algorithms import ROOTED
 from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import list_in_words
-from meshwise.evidence.readers.records import FileRow, FileValue, Refusal, without_empty
+from meshwise.evidence.readers.records import FileRow, FileValue, RefusedLine, without_empty
 
 # One launcher starts the ranks of a host at once, with process ids near each other. Of one host's name and
 # device number with ids far apart there are two hosts, whose names somebody shortened or replaced.
@@ -20,7 +20,7 @@ _STARTED_TOGETHER = 1000
 TELLING = 1.0  # GB/s from which on two decimals tell a factor to a percent
 _AGREES = 0.03  # how far a bus bandwidth's factor may be from that of its operation
 _MAKERS = re.compile(r"^(?:nvidia|amd|instinct|geforce|tesla|quadro)\s+", re.IGNORECASE)
-ELEMENT_BYTES = {
+TYPE_BYTES = {
     **dict.fromkeys(("int8", "uint8", "char", "f8e4m3", "f8e5m2", "fp8_e4m3", "fp8_e5m2"), 1),
     **dict.fromkeys(("half", "float16", "bfloat16"), 2),
     **dict.fromkeys(("int32", "uint32", "float", "float32"), 4),
@@ -38,7 +38,7 @@ class Listed(NamedTuple):
     line: int
 
 
-class Figures(NamedTuple):
+class SizeFigures(NamedTuple):
     """A size: bytes and elements as nccl-tests counts them, the out-of-place time [s]; ``reduction`` and
     ``root`` None where the columns are not there."""
 
@@ -54,15 +54,15 @@ class Figures(NamedTuple):
     @property
     def parts(self) -> float:
         """How many times the counted elements the buffer has: the ranks, where a rank counts its part."""
-        return self.bytes / (self.elements * ELEMENT_BYTES[self.dtype]) if self.elements else 0.0
+        return self.bytes / (self.elements * TYPE_BYTES[self.dtype]) if self.elements else 0.0
 
 
 @dataclass
 class CollectiveRun:
     """What a run says, gathered line by line."""
 
-    rows: list[Figures] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    rows: list[SizeFigures] = field(default_factory=list)
+    refused: list[RefusedLine] = field(default_factory=list)
     listed: dict[int, Listed] = field(default_factory=dict)
     programs: list[str] = field(default_factory=list)  # programs of nccl-tests that it names
     stated: str | None = None  # the one that says that it starts
@@ -131,27 +131,29 @@ class CollectiveRun:
             return ROOTED if part else ("broadcast",)
         return ("all_gather", "all_to_all") if part else ("send_recv",)
 
-    def system_refusal(self) -> Refusal | None:
+    def system_refusal(self) -> RefusedLine | None:
         """Why no figure of the run is one of a system; None where they are."""
         first = next(iter(self.listed.values()), None)
         named = {rank.name: rank.line for rank in self.listed.values() if rank.name}
         if len({known_device(name) or name for name in named}) > 1:
             others = list_in_words(sorted(named))
-            return Refusal(
+            return RefusedLine(
                 max(named.values()), f"one device for all ranks expected, found {others}"
             )
         if first is not None and self.shares_a_device():
-            return Refusal(first.line, "a device for each rank expected, several ranks ran on one")
+            return RefusedLine(
+                first.line, "a device for each rank expected, several ranks ran on one"
+            )
         if self.ranks == 1:
             line = first.line if first else self.rows[0].line if self.rows else 0
-            return Refusal(line, "2 or more ranks expected: one rank exchanges nothing")
+            return RefusedLine(line, "2 or more ranks expected: one rank exchanges nothing")
         if self.host_time:
             line = self.rows[0].line if self.rows else 0
-            return Refusal(line, "the collective's time expected, found the host's (cputime)")
+            return RefusedLine(line, "the collective's time expected, found the host's (cputime)")
         return None
 
 
-def rows_of_run(run: CollectiveRun) -> tuple[list[FileRow], list[Refusal]]:
+def rows_of_run(run: CollectiveRun) -> tuple[list[FileRow], list[RefusedLine]]:
     """The run's figures as rows of a table of collectives, and what of it is refused."""
     bad = run.system_refusal()
     if bad is not None:
@@ -173,14 +175,14 @@ def rows_of_run(run: CollectiveRun) -> tuple[list[FileRow], list[Refusal]]:
     for f in run.rows:
         why = _contradiction(op, ranks, f)
         if why is not None:
-            refused.append(Refusal(f.line, why))
+            refused.append(RefusedLine(f.line, why))
             continue
         own = {**shared, "bytes": int(f.bytes), "dtype": f.dtype, "time_s": f.time_s}
         rows.append(FileRow(f.line, without_empty(own)))
     return rows, refused
 
 
-def _contradiction(op: str | None, ranks: int | None, f: Figures) -> str | None:
+def _contradiction(op: str | None, ranks: int | None, f: SizeFigures) -> str | None:
     """Why a line's two bandwidths are not those of the operation on so many ranks."""
     if f.bus_factor is None or ranks is None or op is None or known_operation(op) is None:
         return None

@@ -7,12 +7,12 @@ from typing import Any
 
 from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
 from meshwise.evidence.readers.records import (
+    FileFound,
     FileRow,
     FileValue,
-    Found,
-    Refusal,
+    RefusedLine,
+    count_or_none,
     positive,
-    whole,
     without_empty,
 )
 
@@ -32,25 +32,25 @@ def claims_client(content: dict[str, Any]) -> bool:
     return content.keys() >= _COMMON
 
 
-def read_client(objects: list[JsonObject]) -> Found:
+def read_client(objects: list[JsonObject]) -> FileFound:
     """A row for each run."""
-    rows, refused = list[FileRow](), list[Refusal]()
+    rows, refused = list[FileRow](), list[RefusedLine]()
     forms = []
     for line, content in objects:
         sglang = any(key in content for key in _SGLANG)
         forms.append("SGLang bench_serving" if sglang else "vLLM bench serve")
         found = _run(content, sglang)
         if isinstance(found, str):
-            refused.append(Refusal(line, found))
+            refused.append(RefusedLine(line, found))
         else:
             rows.append(FileRow(line, without_empty(found)))
-    return Found("serving", forms[0], rows, refused)
+    return FileFound("serving", forms[0], rows, refused)
 
 
 def _run(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None] | str:
-    done = whole(content.get("completed"))
-    asked = whole(content.get("num_prompts"))
-    failed = whole(content.get("failed"))
+    done = count_or_none(content.get("completed"))
+    asked = count_or_none(content.get("num_prompts"))
+    failed = count_or_none(content.get("failed"))
     if done is None:
         return "completed requests expected, found none"
     if failed is not None or (asked is not None and asked != done):
@@ -97,7 +97,7 @@ def _measured(content: dict[str, Any], osl: int) -> dict[str, FileValue | None] 
 
 def _load(content: dict[str, Any], done: int) -> dict[str, FileValue | None]:
     """How requests came: so many in flight, at a rate, or all at once."""
-    rate, most = number_at(content, "request_rate"), whole(content.get("max_concurrency"))
+    rate, most = number_at(content, "request_rate"), count_or_none(content.get("max_concurrency"))
     limited = positive(rate, "request_rate") if rate is not None else "not said"
     if isinstance(limited, float):  # at a rate: what was in flight was not chosen
         return {"request_rate_per_s": limited, "max_concurrency": most}
@@ -113,9 +113,9 @@ def _engine(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None
     backend = str(content.get("backend") or "").lower()
     named = next((e for e in _ENGINES if backend.startswith(e)), None)
     degrees = {
-        name: whole(server.get(f"{name}_size"))
-        or whole(content.get(name))
-        or whole(content.get(_LONG[name]))
+        name: count_or_none(server.get(f"{name}_size"))
+        or count_or_none(content.get(name))
+        or count_or_none(content.get(_LONG[name]))
         for name in _LONG
     }
     version = text_at(server, "version") if sglang else None

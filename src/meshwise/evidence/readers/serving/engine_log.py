@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 
 from meshwise.evidence.readers.records import (
+    FileFound,
     FileRow,
     FileValue,
-    Found,
-    Refusal,
+    RefusedLine,
     positive,
     without_empty,
 )
 
-FORM = "engine start-up log"
+_FORM = "engine start-up log"
 _GIB = float(1 << 30)
 _VLLM = re.compile(r"LLM engine \(v([^)\s]+)\) with config: .*?model='([^']+)'")
 _VLLM_DEGREES = re.compile(r"\b(tensor|pipeline|data)_parallel_size=(\d+)")
@@ -53,7 +53,7 @@ class EngineLog:
 
     def __init__(self) -> None:
         self._starts: list[tuple[int, dict[str, FileValue]]] = []
-        self._refused: list[Refusal] = []
+        self._refused: list[RefusedLine] = []
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ class EngineLog:
                 continue
             value = positive(match[1], name)
             if isinstance(value, str):
-                self._refused.append(Refusal(number, value))
+                self._refused.append(RefusedLine(number, value))
             else:
                 found[name] = value * unit
         halves = _HALVES.search(line)
@@ -135,7 +135,7 @@ class EngineLog:
             whole = name in ("kv_cache_tokens", "kv_cache_blocks")
             values[name] = int(kept) if whole else kept
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each start that says its cache or its weights."""
         telling = ("kv_cache_tokens", "kv_cache_bytes", "kv_cache_blocks", "weights_bytes")
         rows = [FileRow(line, v) for line, v in self._starts if any(name in v for name in telling)]
@@ -143,7 +143,9 @@ class EngineLog:
         for line, values in self._starts:
             if "model" in values and not any(name in values for name in telling[:3]):
                 refused.append(
-                    Refusal(line, "the size of the KV cache below the engine's arguments expected")
+                    RefusedLine(
+                        line, "the size of the KV cache below the engine's arguments expected"
+                    )
                 )
         good = [row for row in rows if any(name in row.values for name in telling[:3])]
-        return Found("engine", FORM, good, refused)
+        return FileFound("engine", _FORM, good, refused)

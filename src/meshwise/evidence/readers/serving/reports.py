@@ -7,18 +7,18 @@ from typing import Any
 from meshwise.evidence.readers.collectives.run import known_device
 from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
 from meshwise.evidence.readers.records import (
+    FileFound,
     FileRow,
     FileValue,
-    Found,
-    Refusal,
+    RefusedLine,
+    count_or_none,
     positive,
-    whole,
     without_empty,
 )
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _FORMATS = {"fp8": "fp8", "nvfp4": "nvfp4", "fp8_block_scales": "fp8", "w4a8_mxfp4_fp8": None}
-Run = dict[str, FileValue | None]
+_Run = dict[str, FileValue | None]
 
 
 def claims_trtllm(content: dict[str, Any]) -> bool:
@@ -33,30 +33,30 @@ def claims_perf(content: dict[str, Any]) -> bool:
     return "input_config" in content and isinstance(content.get("request_latency"), dict)
 
 
-def read_trtllm(objects: list[JsonObject]) -> Found:
+def read_trtllm(objects: list[JsonObject]) -> FileFound:
     """A row for each report."""
     return _found("trtllm-bench", objects, _trtllm)
 
 
-def read_perf(objects: list[JsonObject]) -> Found:
+def read_perf(objects: list[JsonObject]) -> FileFound:
     """A row for each export."""
     return _found("genai-perf", objects, _perf)
 
 
-def _found(form: str, objects: list[JsonObject], read: Any) -> Found:
-    rows, refused = list[FileRow](), list[Refusal]()
+def _found(form: str, objects: list[JsonObject], read: Any) -> FileFound:
+    rows, refused = list[FileRow](), list[RefusedLine]()
     for line, content in objects:
         found = read(content)
         if isinstance(found, str):
-            refused.append(Refusal(line, found))
+            refused.append(RefusedLine(line, found))
         else:
             rows.append(FileRow(line, without_empty(found)))
-    return Found("serving", form, rows, refused)
+    return FileFound("serving", form, rows, refused)
 
 
-def _numbers(content: object, paths: dict[str, tuple[tuple[str, ...], float]]) -> Run | str:
+def _numbers(content: object, paths: dict[str, tuple[tuple[str, ...], float]]) -> _Run | str:
     """Figures by name, where they stand and are above 0; in words what is wrong with one."""
-    found: Run = {}
+    found: _Run = {}
     for name, (path, factor) in paths.items():
         said = number_at(content, *path)
         if said is None:
@@ -68,7 +68,7 @@ def _numbers(content: object, paths: dict[str, tuple[tuple[str, ...], float]]) -
     return found
 
 
-def _trtllm(content: dict[str, Any]) -> Run | str:
+def _trtllm(content: dict[str, Any]) -> _Run | str:
     engine, world = content["engine"], content["world_info"]
     lengths = _numbers(
         content,
@@ -91,13 +91,13 @@ def _trtllm(content: dict[str, Any]) -> Run | str:
     if "output_tokens_per_s" not in measured:
         return "performance.system_output_throughput_tok_s expected"
     quantised = (text_at(engine, "quantization") or "").lower()
-    ep = whole(world.get("ep_size"))
+    ep = count_or_none(world.get("ep_size"))
     return {
         "model": text_at(engine, "model") or text_at(engine, "model_path"),
         "device": known_device(text_at(content, "machine", "name") or ""),
-        "devices": whole(world.get("world_size")),
-        "tp": whole(world.get("tp_size")),
-        "pp": whole(world.get("pp_size")),
+        "devices": count_or_none(world.get("world_size")),
+        "tp": count_or_none(world.get("tp_size")),
+        "pp": count_or_none(world.get("pp_size")),
         "ep": ep,
         "engine": "trtllm",
         "engine_version": text_at(engine, "version"),
@@ -105,7 +105,7 @@ def _trtllm(content: dict[str, Any]) -> Run | str:
         "kv_dtype": "fp8" if (text_at(engine, "kv_cache_dtype") or "").lower() == "fp8" else None,
         **{name: round(float(str(value))) for name, value in lengths.items()},
         "request_rate_per_s": _rate(world.get("issue_rate")),
-        "requests": whole(number_at(content, "request_info", "num_requests")),
+        "requests": count_or_none(number_at(content, "request_info", "num_requests")),
         **measured,
     }
 
@@ -115,9 +115,9 @@ def _rate(value: object) -> float | None:
     return found if isinstance(found, float) else None
 
 
-def _perf(content: dict[str, Any]) -> Run | str:
+def _perf(content: dict[str, Any]) -> _Run | str:
     config = content["input_config"]
-    measured: Run = {}
+    measured: _Run = {}
     for key, name in (("time_to_first_token", "ttft_s"), ("inter_token_latency", "tpot_s")):
         if not isinstance(content.get(key), dict):
             continue
@@ -146,7 +146,7 @@ def _perf(content: dict[str, Any]) -> Run | str:
     return {**_asked(config), **figures, **measured}
 
 
-def _asked(config: object) -> Run:
+def _asked(config: object) -> _Run:
     """What the client was asked: the model, and how requests come."""
     models = next(
         (
@@ -159,7 +159,7 @@ def _asked(config: object) -> Run:
     model = models[0] if isinstance(models, list) and models else models
     loads = (("perf_analyzer", "stimulus"), ("loadgen",), ())
     concurrency = next(
-        (c for p in loads if (c := whole(number_at(config, *p, "concurrency")))), None
+        (c for p in loads if (c := count_or_none(number_at(config, *p, "concurrency")))), None
     )
     rate = next((r for p in loads if (r := number_at(config, *p, "request_rate"))), None)
     backend = (text_at(config, "backend") or text_at(config, "endpoint", "backend") or "").lower()

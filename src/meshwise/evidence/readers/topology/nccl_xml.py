@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from meshwise.evidence.readers.records import FileRow, Found, Refusal, whole, without_empty
+from meshwise.evidence.readers.records import (
+    FileFound,
+    FileRow,
+    RefusedLine,
+    count_or_none,
+    without_empty,
+)
 
 _FORM = "NCCL topology XML"
 _SWITCH = "0x068000"  # PCI class of an NVSwitch
@@ -15,17 +21,17 @@ def claims_topology(root: ElementTree.Element) -> bool:
     return root.tag in ("system", "systems") and root.find(".//cpu") is not None
 
 
-def read_topology(root: ElementTree.Element) -> Found:
+def read_topology(root: ElementTree.Element) -> FileFound:
     """The machines of a file."""
     systems = [root] if root.tag == "system" else root.findall("system")
-    rows, refused = list[FileRow](), list[Refusal]()
+    rows, refused = list[FileRow](), list[RefusedLine]()
     for system in systems:
         row = _machine(system)
         if isinstance(row, str):
-            refused.append(Refusal(1, row))
+            refused.append(RefusedLine(1, row))
         else:
             rows.append(row)
-    return Found("topology", _FORM, rows, refused)
+    return FileFound("topology", _FORM, rows, refused)
 
 
 def _machine(system: ElementTree.Element) -> FileRow | str:
@@ -33,14 +39,15 @@ def _machine(system: ElementTree.Element) -> FileRow | str:
     if not gpus:
         return "at least one gpu in the system expected"
     links = [
-        sum(whole(n.get("count")) or 0 for n in g if n.tag in ("nvlink", "xgmi")) for g in gpus
+        sum(count_or_none(n.get("count")) or 0 for n in g if n.tag in ("nvlink", "xgmi"))
+        for g in gpus
     ]
     switched = any(n.get("tclass") == _SWITCH for g in gpus for n in g.findall("nvlink"))
     kinds = {str(g.get("sm") or g.get("gcn") or "") for g in gpus}
     if len(kinds) > 1:
         return f"devices of one kind expected, found {', '.join(sorted(kinds))}"
     nets = system.findall(".//net")
-    speeds = [s for n in nets if (s := whole(n.get("speed")))]  # Mb/s
+    speeds = [s for n in nets if (s := count_or_none(n.get("speed")))]  # Mb/s
     if len(speeds) != len(nets):
         return "a speed above 0 of each net expected"
     # how fast the slowest slot of a device is: a rate per lane and lanes, from the device's own entry
@@ -69,7 +76,7 @@ def _slot_bytes_per_s(pci: ElementTree.Element) -> float | None:
     """Bytes per second and direction of a PCIe slot: transfers per second and lane are bits, but for their
     coding (8 of 10 up to 5 GT/s, 128 of 130 beyond)."""
     words = str(pci.get("link_speed") or "").split()
-    lanes = whole(pci.get("link_width"))
+    lanes = count_or_none(pci.get("link_width"))
     try:
         rate = float(words[0])
     except (IndexError, ValueError):

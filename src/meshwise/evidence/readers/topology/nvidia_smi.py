@@ -6,7 +6,7 @@ import re
 
 from meshwise.clusters.pcie_hosts import TOPOLOGY_WORDS
 from meshwise.errors import quoted
-from meshwise.evidence.readers.records import FileRow, Found, Refusal
+from meshwise.evidence.readers.records import FileFound, FileRow, RefusedLine
 from meshwise.evidence.readers.topology.matrix import asymmetry, topology_row
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -33,7 +33,7 @@ class NvidiaTopology:
 
     def __init__(self) -> None:
         self._done: list[FileRow] = []
-        self._refused: list[Refusal] = []
+        self._refused: list[RefusedLine] = []
         self._open: _Matrix | None = None
 
     @property
@@ -69,7 +69,7 @@ class NvidiaTopology:
                 return
             if len(links) < len(matrix.names) or wrong is not None:
                 said = quoted(wrong if wrong is not None else line.strip())
-                self._refused.append(Refusal(number, f"{_EXPECTED}, found {said}"))
+                self._refused.append(RefusedLine(number, f"{_EXPECTED}, found {said}"))
                 self._open = None
                 return
             matrix.links[name] = links
@@ -89,12 +89,12 @@ class NvidiaTopology:
         if missing:
             if matrix.links or matrix.certain:
                 at = matrix.line + 1 + len(matrix.links)
-                self._refused.append(Refusal(at, f"a line of {missing[0]} expected: cut short"))
+                self._refused.append(RefusedLine(at, f"a line of {missing[0]} expected: cut short"))
             return
         links = [matrix.links[n] for n in matrix.names]
         odd = asymmetry(matrix.names, links)
         if odd is not None:
-            self._refused.append(Refusal(matrix.line, odd))
+            self._refused.append(RefusedLine(matrix.line, odd))
             return
         near = sorted(set(matrix.nearest.values()), key=_ORDER.index)
         self._done.append(
@@ -108,11 +108,11 @@ class NvidiaTopology:
             )
         )
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """The machines, one a matrix."""
         if self._open is not None:
             self._close()
-        return Found("topology", "nvidia-smi topo -m", self._done, self._refused)
+        return FileFound("topology", "nvidia-smi topo -m", self._done, self._refused)
 
 
 _ORDER = ("X", "PIX", "PXB", "PSB", "PHB", "NODE", "SOC", "SYS")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from meshwise.errors import quoted
-from meshwise.evidence.readers.records import FileRow, Found, Refusal
+from meshwise.evidence.readers.records import FileFound, FileRow, RefusedLine
 from meshwise.evidence.readers.topology.matrix import topology_row
 
 _TITLE = re.compile(r"=+ (Weight|Hops|Link Type) between two GPUs =+")
@@ -23,7 +23,7 @@ class RocmTopology:
 
     def __init__(self) -> None:
         self._rows: list[FileRow] = []
-        self._refused: list[Refusal] = []
+        self._refused: list[RefusedLine] = []
         self._names: list[str] = []
         self._matrices: dict[str, dict[str, list[str]]] = {}
         self._title, self._line = "", 0
@@ -60,7 +60,7 @@ class RocmTopology:
         if len(cells) != len(self._names) or wrong is not None:
             said = quoted(wrong if wrong is not None else line.strip())
             why = f"a {self._title.lower()} for each device expected, found {said}"
-            self._refused.append(Refusal(number, why))
+            self._refused.append(RefusedLine(number, why))
             return
         self._matrices[self._title][name] = cells
 
@@ -74,7 +74,7 @@ class RocmTopology:
         if not names or short is not None:
             if not self._refused:
                 what = f"of {short} " if short else ""
-                self._refused.append(Refusal(line, f"link types {what}expected: cut short"))
+                self._refused.append(RefusedLine(line, f"link types {what}expected: cut short"))
             return
         links = [
             ["X" if i == j else types[a][j] for j in range(len(names))] for i, a in enumerate(names)
@@ -91,7 +91,7 @@ class RocmTopology:
         )
         self._numa = {}
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """The machines."""
         self._close()
-        return Found("topology", "rocm-smi --showtopo", self._rows, self._refused)
+        return FileFound("topology", "rocm-smi --showtopo", self._rows, self._refused)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 
-from meshwise.evidence.readers.records import FileValue, Found, Refusal, positive, without_empty
+from meshwise.evidence.readers.records import (
+    FileFound,
+    FileValue,
+    RefusedLine,
+    positive,
+    without_empty,
+)
 from meshwise.evidence.readers.training.arguments import Arguments
 from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
 
-FORM = "DeepSpeed log"
+_FORM = "DeepSpeed log"
 _RATE = re.compile(r"RunningAvgSamplesPerSec=[^,\s]+, CurrSamplesPerSec=([^,\s]+)")
 _STEP = re.compile(r"global_step=(\d+)|\b\d+/(\d+), RunningAvg")
 _PEAK = re.compile(r"MaxMemAllocated=([\d.]+)GB")
@@ -31,7 +37,7 @@ class DeepSpeedLog:
 
     def __init__(self) -> None:
         self._runs: list[tuple[StepLog, Arguments]] = [(StepLog(), Arguments(_NAMES))]
-        self._lacking: Refusal | None = None
+        self._lacking: RefusedLine | None = None
         self._megatron = False
 
     @property
@@ -67,25 +73,25 @@ class DeepSpeedLog:
         batch = arguments.count("global_batch")
         samples = positive(rate[1], "samples per second")
         if isinstance(samples, str):
-            run.refused.append(Refusal(number, samples))
+            run.refused.append(RefusedLine(number, samples))
         elif batch is None:
-            self._lacking = self._lacking or Refusal(number, _UNKNOWN)
+            self._lacking = self._lacking or RefusedLine(number, _UNKNOWN)
         else:
             run.step(number, index, batch / samples)
         peak = _PEAK.search(line)
         if peak:
             run.held(float(peak[1]) * (1 << 30), "allocated")
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each run."""
         if self._megatron:
-            return Found("training", FORM, ())
+            return FileFound("training", _FORM, ())
         for run, arguments in self._runs:
             run.values = _stated(arguments)
         rows, refused = rows_of_runs([run for run, _ in self._runs if run.begun])
         if self._lacking is not None:
             refused.append(self._lacking)
-        return Found("training", FORM, rows, refused)
+        return FileFound("training", _FORM, rows, refused)
 
 
 def _stated(a: Arguments) -> dict[str, FileValue]:

@@ -7,16 +7,16 @@ from typing import Any
 
 from meshwise.evidence.readers.documents import JsonObject
 from meshwise.evidence.readers.records import (
+    FileFound,
     FileRow,
     FileValue,
-    Found,
-    Refusal,
+    RefusedLine,
+    count_or_none,
     positive,
-    whole,
     without_empty,
 )
 
-FORM = "Hugging Face Trainer"
+_FORM = "Hugging Face Trainer"
 _MEAN = (
     "step_s is the whole run's time over its steps: start-up, evaluations and checkpoints are in it"
 )
@@ -39,16 +39,16 @@ def claims_trainer(content: dict[str, Any]) -> bool:
     return state or {"train_runtime", "train_steps_per_second"} <= content.keys()
 
 
-def read_trainer(objects: list[JsonObject]) -> Found:
+def read_trainer(objects: list[JsonObject]) -> FileFound:
     """A row for each run that ended."""
-    rows, refused = list[FileRow](), list[Refusal]()
+    rows, refused = list[FileRow](), list[RefusedLine]()
     for line, content in objects:
         found = _run(line, content)
         if isinstance(found, str):
-            refused.append(Refusal(line, found))
+            refused.append(RefusedLine(line, found))
         else:
             rows.append(found)
-    return Found("training", FORM, rows, refused, [_MEAN] if rows else [])
+    return FileFound("training", _FORM, rows, refused, [_MEAN] if rows else [])
 
 
 def _run(line: int, content: dict[str, Any]) -> FileRow | str:
@@ -60,7 +60,9 @@ def _run(line: int, content: dict[str, Any]) -> FileRow | str:
     if not ended:
         return _EXPECTED
     last = ended[-1]
-    more: dict[str, FileValue | None] = {"micro_batch": whole(content.get("train_batch_size"))}
+    more: dict[str, FileValue | None] = {
+        "micro_batch": count_or_none(content.get("train_batch_size"))
+    }
     return _timed(
         line, last["train_runtime"], last.get("step"), last.get("train_steps_per_second"), more
     )
@@ -73,7 +75,7 @@ def _timed(
     seconds, rate = positive(runtime, "train_runtime"), positive(per_s, "train_steps_per_second")
     if isinstance(seconds, str):
         return seconds
-    number = whole(steps)
+    number = count_or_none(steps)
     if number is None and isinstance(rate, str):
         return rate
     step = seconds / number if number is not None else 1.0 / float(rate)
@@ -87,7 +89,7 @@ class TrainerLog:
     def __init__(self) -> None:
         self._head: dict[str, FileValue | None] = {}
         self._rows: list[FileRow] = []
-        self._refused: list[Refusal] = []
+        self._refused: list[RefusedLine] = []
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -104,7 +106,7 @@ class TrainerLog:
             for name, pattern in _HEAD.items():
                 said = pattern.search(line)
                 if said:
-                    self._head[name] = whole(said[1].replace(",", ""))
+                    self._head[name] = count_or_none(said[1].replace(",", ""))
         elif "'train_runtime'" in line:
             self._end(number, line)
 
@@ -116,13 +118,15 @@ class TrainerLog:
         steps = head.pop("steps_measured", None)
         found = _timed(number, runtime[1], steps, rate[1] if rate else None, _replicas(head))
         if isinstance(found, str):
-            self._refused.append(Refusal(number, found))
+            self._refused.append(RefusedLine(number, found))
         else:
             self._rows.append(found)
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each run that ended."""
-        return Found("training", FORM, self._rows, self._refused, [_MEAN] if self._rows else [])
+        return FileFound(
+            "training", _FORM, self._rows, self._refused, [_MEAN] if self._rows else []
+        )
 
 
 def _replicas(head: dict[str, FileValue | None]) -> dict[str, FileValue | None]:

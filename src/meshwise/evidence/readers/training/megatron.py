@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from meshwise.evidence.readers.records import FileValue, Found, without_empty
+from meshwise.evidence.readers.records import FileFound, FileValue, without_empty
 from meshwise.evidence.readers.training.arguments import Arguments
 from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
 
-FORM = "Megatron log"
+_FORM = "Megatron log"
 _NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?|nan|inf)"
 _ITERATION = re.compile(r"\biteration:?\s+(\d+)\s*/")
 _ELAPSED = re.compile(rf"elapsed time per iteration \((ms|s)\):\s*{_NUMBER}", re.IGNORECASE)
@@ -187,12 +187,12 @@ class MegatronLog:
                 return name
         return None
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each run and size of batch."""
         self._close()
         runs = [run for run in self._runs if run.begun]
         rows, refused = rows_of_runs(runs)
-        return Found("training", FORM, rows, refused, self._remarks())
+        return FileFound("training", _FORM, rows, refused, self._remarks())
 
     def _remarks(self) -> list[str]:
         names = sorted(self._arguments.contradicted)

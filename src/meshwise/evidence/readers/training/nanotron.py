@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from meshwise.evidence.readers.records import FileValue, Found, without_empty
+from meshwise.evidence.readers.records import FileFound, FileValue, without_empty
 from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
 
-FORM = "nanotron log"
+_FORM = "nanotron log"
 _STEP = re.compile(r"\biteration: (\d+) / \d+ \|.*?elapsed_time_per_iteration_ms: (\S+)")
 _FLOPS = re.compile(r"model_tflops_per_gpu: (\S+)")
 _PEAK = re.compile(r"Peak allocated ([\d.]+)MiB")
@@ -89,13 +89,13 @@ class NanotronLog:
         if "dtype=torch.bfloat16" in line:
             run.values["dtype"] = "bf16"
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each run."""
         runs = [run for run in self._runs if run.begun]
         for run in runs:
             run.values = _whole(run.values)
         rows, refused = rows_of_runs(runs)
-        return Found("training", FORM, rows, refused)
+        return FileFound("training", _FORM, rows, refused)
 
 
 def _whole(values: dict[str, FileValue]) -> dict[str, FileValue]:

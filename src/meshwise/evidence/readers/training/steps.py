@@ -7,7 +7,13 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from meshwise.evidence.readers.records import FileRow, FileValue, Refusal, positive, without_empty
+from meshwise.evidence.readers.records import (
+    FileRow,
+    FileValue,
+    RefusedLine,
+    positive,
+    without_empty,
+)
 
 _KEPT = 1 << 16  # step times of a series; beyond, every second one is dropped
 _STARTS = "steps after the first expected: the first one holds start-up"
@@ -40,7 +46,7 @@ class StepLog:
 
     def __init__(self) -> None:
         self.values: dict[str, FileValue] = {}
-        self.refused: list[Refusal] = []
+        self.refused: list[RefusedLine] = []
         self.memory: tuple[float, str] | None = None  # bytes, and of what
         self._times: dict[int | None, Series] = {}
         self._flops: dict[int | None, Series] = {}
@@ -66,7 +72,7 @@ class StepLog:
         what = "step time" if rate is None else "tokens per second"
         value = positive(seconds if rate is None else rate, what)
         if isinstance(value, str):
-            self.refused.append(Refusal(line, value))
+            self.refused.append(RefusedLine(line, value))
             return
         self.last = number
         if self._first is None:
@@ -83,7 +89,7 @@ class StepLog:
         if bytes_ > 0 and (self.memory is None or bytes_ > self.memory[0]):
             self.memory = bytes_, of
 
-    def rows(self) -> tuple[list[FileRow], list[Refusal]]:
+    def rows(self) -> tuple[list[FileRow], list[RefusedLine]]:
         """A row for each size of batch that the run had steps of."""
         found = []
         for batch in self._times.keys() | self._rates.keys():
@@ -102,13 +108,13 @@ class StepLog:
             found.append(FileRow(first.line, without_empty({**self.values, **own})))
         refused = list(self.refused)
         if self._first is not None and not found:
-            refused.append(Refusal(self._first[0], _STARTS))
+            refused.append(RefusedLine(self._first[0], _STARTS))
         return sorted(found, key=lambda row: row.line), refused
 
 
-def rows_of_runs(runs: list[StepLog]) -> tuple[list[FileRow], list[Refusal]]:
+def rows_of_runs(runs: list[StepLog]) -> tuple[list[FileRow], list[RefusedLine]]:
     """Rows of every run that has steps."""
-    rows, refused = list[FileRow](), list[Refusal]()
+    rows, refused = list[FileRow](), list[RefusedLine]()
     for run in runs:
         good, bad = run.rows()
         rows += good

@@ -6,10 +6,10 @@ import re
 
 from meshwise.clusters.load import device
 from meshwise.evidence.readers.collectives.run import known_device
-from meshwise.evidence.readers.records import FileValue, Found, without_empty
+from meshwise.evidence.readers.records import FileFound, FileValue, without_empty
 from meshwise.evidence.readers.training.steps import StepLog, rows_of_runs
 
-FORM = "torchtitan log"
+_FORM = "torchtitan log"
 _ESCAPES = re.compile(r"\x1b?\[[0-9;]*m")  # colours, also where a page dropped the escape
 _STEP = re.compile(
     r"\bstep:\s*(\d+)\s+loss:.*?memory:\s*([\d.]+)GiB.*?\b[tw]ps:\s*([-\d,.]+|nan|inf)"
@@ -113,13 +113,13 @@ class TorchtitanLog:
         if "Float8" in line and "active" in line:
             run.values["dtype"] = "fp8"
 
-    def found(self) -> Found:
+    def found(self) -> FileFound:
         """A row for each run."""
         runs = [run for run in self._runs if run.begun]
         for run in runs:
             run.values.setdefault("stack", "torchtitan")
         rows, refused = rows_of_runs(runs)
-        return Found("training", FORM, rows, refused)
+        return FileFound("training", _FORM, rows, refused)
 
 
 def _degrees(mesh: dict[str, int]) -> dict[str, FileValue]:
