@@ -223,14 +223,40 @@ def test_a_deepspeed_log_says_samples_of_its_configuration(tmp_path: Path) -> No
 
 
 def test_samples_per_second_alone_are_no_step(tmp_path: Path) -> None:
-    read = found(tmp_path, "\n".join(DEEPSPEED.splitlines()[-2:]))
-    assert not read.rows
-    assert "train_batch_size" in read.refused[0].reason
+    (row,) = found(tmp_path, "\n".join(DEEPSPEED.splitlines()[-2:])).rows
+    assert "step_s" not in row.values
+    assert row.values["samples_per_s"] == pytest.approx(25.6)
 
 
 def test_megatrons_own_times_go_before_deepspeeds(tmp_path: Path) -> None:
     (row,) = found(tmp_path, MEGATRON + DEEPSPEED).rows
     assert row.values["step_s"] == 9.17
+    (row,) = found(tmp_path, DEEPSPEED + MEGATRON).rows  # whose world is the replicas
+    assert (row.values["step_s"], row.values["devices"]) == (9.17, 16)
+
+
+OLD = """\
+using world size: 64 and model-parallel size: 4
+-------------------- arguments --------------------
+  batch_size ...................... 48
+  model_parallel_size ............. 4
+  pipe_parallel_size .............. 16
+  seq_length ...................... 1024
+  world_size ...................... 64
+---------------- end of arguments ----------------
+[2021-05-27 21:32:10,182] [INFO] [config.py:904:print]   train_batch_size ............. 768
+[2021-05-27 21:32:10,182] [INFO] [config.py:904:print]   world_size ................... 1
+ iteration        1/    1000 | elapsed time per iteration (ms): 140000.0 | learning rate: 0.0 |
+ iteration        2/    1000 | elapsed time per iteration (ms): 120000.0 | learning rate: 0.0 |
+"""
+
+
+def test_arguments_of_old_releases_are_read(tmp_path: Path) -> None:
+    (row,) = found(tmp_path, OLD).rows
+    assert row.values == {
+        **{"devices": 64, "tp": 4, "pp": 16, "micro_batch": 48, "seq": 1024, "global_batch": 768},
+        **{"stack": "megatron", "step_s": 120.0, "steps_measured": 1},
+    }
 
 
 STATE = {
@@ -268,6 +294,18 @@ def test_a_trainer_says_the_mean_of_its_steps(tmp_path: Path) -> None:
         "step_s": 2.5,
         "steps_measured": 100,
     }
+
+
+def test_a_run_that_every_rank_reports_is_one_row(tmp_path: Path) -> None:
+    other = TRAINER.splitlines()[-1].replace("250.0", "250.4")
+    twice = found(tmp_path, f"{TRAINER}{other}\n{TRAINER.replace('= 100', '= 50')}")
+    assert [r.values["step_s"] for r in twice.rows] == [2.5, 5.0]
+
+
+def test_a_rate_of_few_digits_is_no_time(tmp_path: Path) -> None:
+    line = TRAINER.splitlines()[-1].replace("second': 0.4", "second': 0.007")
+    (refused,) = found(tmp_path, line).refused
+    assert "too few digits" in refused.reason
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,9 @@ def _filled(item: NamedFound, row: FileRow, given: Mapping[str, str]) -> FileRow
         values = {"tp": 1, "pp": 1, **values}
     if item.found.kind == "serving":
         values |= _per_device(values)
+    samples, batch = values.get("samples_per_s"), count_or_none(values.get("global_batch"))
+    if isinstance(samples, float) and batch is not None:
+        values["step_s"] = batch / samples
     return FileRow(row.line, values)
 
 

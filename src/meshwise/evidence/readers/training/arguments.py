@@ -16,12 +16,16 @@ _NONE = ("none", "null", "~")
 _OFF = ("false", "0", *_NONE)
 
 
+_DUMP = 3  # the rank of what a dump says
+
+
 class Arguments:
     """Arguments of one run by name. A dump, which has every one as it was used, goes before a configuration,
     and that before flags; what one of them says twice in different words is not known."""
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = names  # as they are written, with underscores → as they are asked for
+    def __init__(self, names: Mapping[str, str], dumped: Mapping[str, str] | None = None) -> None:
+        # as they are written, with underscores → as they are asked for; some in a dump alone
+        self._names, self._dumped = names, dumped or {}
         self._said: dict[str, tuple[int, str]] = {}
         self.contradicted: set[str] = set()
 
@@ -29,7 +33,7 @@ class Arguments:
         """What a line says of the arguments."""
         dumped = self.dumped(line)
         if dumped is not None:
-            self._take(3, *dumped)
+            self._take(_DUMP, *dumped)
             return
         if "--" in line:
             for name, value in _FLAG.findall(line):
@@ -45,7 +49,7 @@ class Arguments:
         return (found[1], found[2]) if found else None
 
     def _take(self, rank: int, written: str, value: str) -> None:
-        name = self._names.get(written)
+        name = self._names.get(written) or (self._dumped.get(written) if rank == _DUMP else None)
         if name is None:
             return
         before = self._said.get(name)

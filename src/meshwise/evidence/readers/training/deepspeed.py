@@ -6,6 +6,7 @@ import re
 
 from meshwise.evidence.readers.records import (
     FileFound,
+    FileRow,
     FileValue,
     RefusedLine,
     positive,
@@ -27,9 +28,6 @@ _NAMES = {
     "fp16_enabled": "fp16",
     "float16_enabled": "fp16",
 }
-_UNKNOWN = (
-    "train_batch_size in the configuration above expected: samples per second alone are no step"
-)
 
 
 class DeepSpeedLog:
@@ -37,7 +35,6 @@ class DeepSpeedLog:
 
     def __init__(self) -> None:
         self._runs: list[tuple[StepLog, Arguments]] = [(StepLog(), Arguments(_NAMES))]
-        self._lacking: RefusedLine | None = None
         self._megatron = False
 
     @property
@@ -70,14 +67,11 @@ class DeepSpeedLog:
         if index is not None and run.last is not None and index < run.last:
             run = StepLog()
             self._runs.append((run, arguments))
-        batch = arguments.count("global_batch")
         samples = positive(rate[1], "samples per second")
         if isinstance(samples, str):
             run.refused.append(RefusedLine(number, samples))
-        elif batch is None:
-            self._lacking = self._lacking or RefusedLine(number, _UNKNOWN)
         else:
-            run.step(number, index, batch / samples)
+            run.step(number, index, 1.0 / samples)
         peak = _PEAK.search(line)
         if peak:
             run.held(float(peak[1]) * (1 << 30), "allocated")
@@ -89,9 +83,17 @@ class DeepSpeedLog:
         for run, arguments in self._runs:
             run.values = _stated(arguments)
         rows, refused = rows_of_runs([run for run, _ in self._runs if run.begun])
-        if self._lacking is not None:
-            refused.append(self._lacking)
-        return FileFound("training", _FORM, rows, refused)
+        return FileFound("training", _FORM, [_whole_steps(row) for row in rows], refused)
+
+
+def _whole_steps(row: FileRow) -> FileRow:
+    """A row of seconds per sample as one of steps, where the batch is known; else of samples per second."""
+    values = dict(row.values)
+    each, batch = values.pop("step_s"), values.get("global_batch")
+    assert isinstance(each, float)
+    if isinstance(batch, int):
+        return FileRow(row.line, {**values, "step_s": each * batch})
+    return FileRow(row.line, {**values, "samples_per_s": 1.0 / each})
 
 
 def _stated(a: Arguments) -> dict[str, FileValue]:

@@ -20,6 +20,8 @@ _FORM = "Hugging Face Trainer"
 _MEAN = (
     "step_s is the whole run's time over its steps: start-up, evaluations and checkpoints are in it"
 )
+_TELLING_DIGITS = 3  # of a rate: 0.012 steps per second are 4 % more or less
+_SAME = 0.01  # how far apart the ranks of one run measure its time
 _RUNTIME = re.compile(r"'train_runtime':\s*'?([^,'}\s]+)")
 _PER_S = re.compile(r"'train_steps_per_second':\s*'?([^,'}\s]+)")
 _HEAD = {
@@ -78,9 +80,16 @@ def _timed(
     number = count_or_none(steps)
     if number is None and isinstance(rate, str):
         return rate
+    if number is None and _digits(per_s) < _TELLING_DIGITS:
+        return f"the run's steps expected: {per_s} steps per second have too few digits"
     step = seconds / number if number is not None else 1.0 / float(rate)
     values = {**more, "stack": "hf-trainer", "step_s": step, "steps_measured": number}
     return FileRow(line, without_empty(values))
+
+
+def _digits(number: object) -> int:
+    """Digits of a number as it is written, without zeros before them."""
+    return len(str(number).replace(".", "").lstrip("0"))
 
 
 class TrainerLog:
@@ -88,6 +97,8 @@ class TrainerLog:
 
     def __init__(self) -> None:
         self._head: dict[str, FileValue | None] = {}
+        self._last: float | None = None  # the latest run's time, and whether a heading follows it
+        self._headed = False
         self._rows: list[FileRow] = []
         self._refused: list[RefusedLine] = []
 
@@ -106,6 +117,7 @@ class TrainerLog:
             for name, pattern in _HEAD.items():
                 said = pattern.search(line)
                 if said:
+                    self._headed = True
                     self._head[name] = count_or_none(said[1].replace(",", ""))
         elif "'train_runtime'" in line:
             self._end(number, line)
@@ -114,6 +126,12 @@ class TrainerLog:
         runtime, rate = _RUNTIME.search(line), _PER_S.search(line)
         if runtime is None:
             return
+        seconds = positive(runtime[1], "train_runtime")
+        if isinstance(seconds, float):
+            before, self._last = self._last, seconds
+            if before is not None and not self._headed and abs(seconds / before - 1.0) < _SAME:
+                return  # another rank of the same run
+        self._headed = False
         head, self._head = self._head, {}
         steps = head.pop("steps_measured", None)
         found = _timed(number, runtime[1], steps, rate[1] if rate else None, _replicas(head))

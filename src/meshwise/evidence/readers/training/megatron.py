@@ -41,7 +41,11 @@ _WORDS = (
     *("sequence_parallel", "use_distributed_optimizer", "recompute_granularity", "bf16", "fp16"),
     *("fp8", "num_experts", "num_moe_experts", "overlap_grad_reduce", "use_torch_fsdp2"),
     *("use_megatron_fsdp", "use_custom_fsdp", "data_parallel_sharding_strategy"),
+    "checkpoint_activations",  # before 2022
 )
+# of releases before 2021, and of DeepSpeed's pipelines
+_DUMPED = {"model_parallel_size": "tp", "pipe_parallel_size": "pp", "batch_size": "micro_batch"}
+_DEEPSPEED_BATCH = re.compile(r":print\]\s+train_batch_size \.* (\d+)")
 _NAMES = {**_COUNTS, **{word: word for word in _WORDS}}
 _STEPS = (
     "elapsed time per iteration",
@@ -64,7 +68,7 @@ class MegatronLog:
 
     def __init__(self) -> None:
         self._runs = [StepLog()]
-        self._arguments = Arguments(_NAMES)
+        self._arguments = Arguments(_NAMES, _DUMPED)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -88,13 +92,19 @@ class MegatronLog:
         dumped = self._arguments.dumped(line) if self._runs[-1].begun else None
         if dumped is not None and dumped[0] in _NAMES:
             self._next()  # another run's dump
-        if not self._runs[-1].begun:
-            self._arguments.read(line)
+        if self._runs[-1].begun:
+            return
+        if ":print]" in line:  # DeepSpeed's own dump, whose world is the replicas
+            batch = _DEEPSPEED_BATCH.search(line)
+            if batch:
+                self._runs[-1].values["global_batch"] = int(batch[1])
+            return
+        self._arguments.read(line)
 
     def _next(self) -> None:
         self._close()
         self._runs.append(StepLog())
-        self._arguments = Arguments(_NAMES)
+        self._arguments = Arguments(_NAMES, _DUMPED)
 
     def _world(self, line: str) -> None:
         world = _WORLD.search(line)
@@ -155,6 +165,8 @@ class MegatronLog:
         recompute = (a.text("recompute_granularity") or "").lower()
         if a.is_none("recompute_granularity"):
             recompute = "none"
+        elif not a.said("recompute_granularity") and a.said("checkpoint_activations"):
+            recompute = "full" if a.switch("checkpoint_activations") else "none"
         values["recompute"] = recompute if recompute in ("none", "selective", "full") else None
         values["sequence_parallel"] = a.switch("sequence_parallel")
         values["shard"] = self._shard()
