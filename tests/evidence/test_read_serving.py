@@ -137,6 +137,9 @@ def test_sglangs_client_says_what_its_server_ran(tmp_path: Path) -> None:
         ({"output_throughput": -1.0}, "output_throughput: a finite number above 0"),
         ({"total_output_tokens": 0}, "total_output_tokens: a finite number above 0"),
         ({"accept_length": 2.9}, "one token per pass expected"),
+        ({"ramp_up_strategy": "linear"}, "a steady load expected"),
+        ({"request_rate": "trace"}, "request_rate: a number above 0"),
+        ({"server_info": {"prefill": [], "decode": [{}]}}, "one engine expected"),
     ],
 )
 def test_a_result_that_measures_something_else_is_refused(
@@ -239,7 +242,7 @@ INFO [gpu_model_runner.py:1624] Model loading took 7.5085 GiB and 3.2 seconds
 INFO [gpu_worker.py:227] Available KV cache memory: 62.50 GiB
 INFO [gpu_worker.py:227] Available KV cache memory: 62.25 GiB
 INFO [kv_cache_utils.py:716] GPU KV cache size: 1,021,504 tokens
-INFO [kv_cache_utils.py:716] GPU KV cache size: 1,021,488 tokens
+INFO [kv_cache_utils.py:1148] GPU KV cache size: 1,021,488 tokens, Maximum concurrency for 131,072 tokens per request: 7.79x
 """
 SGLANG_START = """\
 server_args=ServerArgs(model_path='Qwen/Qwen3-8B', tp_size=1, dp_size=1, pp_size=1, mem_fraction_static=0.88)
@@ -274,6 +277,8 @@ def test_a_start_says_its_engine_and_the_least_cache_of_its_ranks(tmp_path: Path
         "kv_cache_tokens": 400000,
         "kv_cache_bytes": pytest.approx(54.94 * 2**30),
     }
+    latent = SGLANG_START.replace("K size: 27.47 GB, V size: 27.47 GB", "KV size: 54.94 GB")
+    assert every(tmp_path, latent)[0].rows[0].values == read.rows[0].values
     (read,) = every(tmp_path, TRTLLM_START)
     assert read.rows[0].values == {"kv_cache_tokens": 372736, "kv_cache_bytes": 45.5 * 2**30}
 

@@ -24,6 +24,7 @@ _SGLANG = (
     "random_range_ratio",
 )
 _ENGINES = ("vllm", "sglang", "trtllm", "tensorrt-llm")
+_UNLIMITED = ("inf", "infinity")
 _DRAFTS = ("accept_length", "spec_decode_acceptance_length")
 
 
@@ -55,6 +56,8 @@ def _run(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None] |
         return "completed requests expected, found none"
     if failed is not None or (asked is not None and asked != done):
         return f"every request completed expected, found {done} of {asked or done + (failed or 0)}"
+    if content.get("ramp_up_strategy"):
+        return "a steady load expected, found a rate that ramps up"
     drafted = next((d for key in _DRAFTS if (d := number_at(content, key))), None)
     if isinstance(drafted, (int, float)) and drafted > 1.0:
         return f"one token per pass expected, found drafts ({drafted:g} accepted): no table has a column for them"
@@ -69,6 +72,10 @@ def _run(content: dict[str, Any], sglang: bool) -> dict[str, FileValue | None] |
     if isinstance(measured, str):
         return measured
     load = _load(content, done)
+    if isinstance(load, str):
+        return load
+    if isinstance(number_at(content, "server_info", "decode"), list):
+        return "one engine expected, found prefill and decode apart"
     return {
         **_engine(content, sglang),
         "isl": isl,
@@ -95,11 +102,14 @@ def _measured(content: dict[str, Any], osl: int) -> dict[str, FileValue | None] 
     return found
 
 
-def _load(content: dict[str, Any], done: int) -> dict[str, FileValue | None]:
+def _load(content: dict[str, Any], done: int) -> dict[str, FileValue | None] | str:
     """How requests came: so many in flight, at a rate, or all at once."""
     rate, most = number_at(content, "request_rate"), count_or_none(content.get("max_concurrency"))
-    limited = positive(rate, "request_rate") if rate is not None else "not said"
-    if isinstance(limited, float):  # at a rate: what was in flight was not chosen
+    if rate is not None and str(rate).lower() not in _UNLIMITED:
+        limited = positive(rate, "request_rate")
+        if isinstance(limited, str):
+            return limited
+        # what was in flight was not chosen
         return {"request_rate_per_s": limited, "max_concurrency": most}
     if most is not None:
         return {"concurrency": min(most, done)}

@@ -21,7 +21,7 @@ _SGLANG = re.compile(r"\bserver_args=ServerArgs\(.*?model_path='([^']+)'")
 _SGLANG_DEGREES = re.compile(r"\b(tp|pp|dp|ep)_size=(\d+)")
 _LENGTH = re.compile(r"\b(?:max_seq_len|context_len(?:gth)?)=(\d+)")
 _TOKENS = (
-    re.compile(r"\bGPU KV cache size: ([\d,]+) tokens"),
+    re.compile(r"(?<!CPU )\bKV cache size: ([\d,]+) tokens"),
     re.compile(r"\bmax_total_num_tokens=(\d+)"),
     re.compile(r"for max tokens in paged KV cache \((\d+)\)"),
 )
@@ -30,6 +30,7 @@ _CACHE = (
     re.compile(r"\bAllocated ([\d.]+) GiB for max tokens in paged KV cache"),
 )
 _HALVES = re.compile(r"\bKV Cache is allocated\..*?K size: ([\d.]+) GB, V size: ([\d.]+) GB")
+_TOGETHER = re.compile(r"\bKV Cache is allocated\..*?KV size: ([\d.]+) GB")
 _WEIGHTS = (
     re.compile(r"\bModel loading took ([\d.]+) Gi?B"),
     re.compile(r"\bLoad weight end\..*?mem usage=([\d.]+) GB"),
@@ -120,7 +121,9 @@ class EngineLog:
                 self._refused.append(RefusedLine(number, value))
             else:
                 found[name] = value * unit
-        halves = _HALVES.search(line)
+        halves, whole = _HALVES.search(line), _TOGETHER.search(line)
+        if whole:
+            found["kv_cache_bytes"] = float(whole[1]) * _GIB
         if halves:
             found["kv_cache_bytes"] = (float(halves[1]) + float(halves[2])) * _GIB
         if not found:
@@ -132,8 +135,8 @@ class EngineLog:
             before = values.get(name)
             pick = max if name == "weights_bytes" else min
             kept = pick(float(before), value) if isinstance(before, (int, float)) else value
-            whole = name in ("kv_cache_tokens", "kv_cache_blocks")
-            values[name] = int(kept) if whole else kept
+            counted = name in ("kv_cache_tokens", "kv_cache_blocks")
+            values[name] = int(kept) if counted else kept
 
     def found(self) -> FileFound:
         """A row for each start that says its cache or its weights."""
