@@ -111,6 +111,9 @@ def test_all_that_is_missing_is_asked_for_at_once() -> None:
         (("--model", "llama-3.1-8bb"), "--model", "no preset"),
         (("--device", "h1000"), "--device", "nearest: h100"),
         (("--seq", "0"), "--seq", "whole number"),
+        (("--software", "megatron-core-0.12"), None, ""),
+        (("--software", "nemo-25.02"), None, ""),
+        (("--software", "torchtitan-2024"), "--software", "says 'megatron'"),
         (("--op", "all_reduce"), "--op", "no file has rows that take it"),
     ],
 )
@@ -156,6 +159,14 @@ def test_a_file_of_no_kind_is_refused_in_one_line(tmp_path: Path, content: bytes
     assert ran.code == 2
     assert ran.err.count("\n") == 1
     assert why in ran.err
+
+
+def test_defaults_of_other_commands_give_no_fact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meshwise.toml").write_text('stack = "vllm"\non = "dgx-a100"\n')
+    monkeypatch.setenv("MESHWISE_CONFIG", str(tmp_path / "meshwise.toml"))
+    assert run("read", REDUCE).code == 0
 
 
 def test_a_folder_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_a_layout_is_read_from_a_configuration_or_a_command_too(tmp_path: Path) 
     assert read.remarks == ["the log says tp in several words: left out"]
 
 
+@pytest.mark.parametrize(
+    "said, dtype",
+    [
+        ("fp8 ............ hybrid\n  fp8_recipe ..... delayed", "fp8"),
+        ("fp8 ............ e4m3\n  fp8_recipe ..... mxfp8", "mxfp8"),
+        ("fp4 ............ e2m1\n  fp8 ............ None", "nvfp4"),
+        ("fp8 ............ None", "bf16"),
+    ],
+)
+def test_a_format_is_the_narrowest_that_is_on(tmp_path: Path, said: str, dtype: str) -> None:
+    text = "\n".join(line for line in MEGATRON.splitlines() if " fp8 ..." not in line)
+    (row,) = found(tmp_path, f"  {said}\n{text}").rows
+    assert row.values["dtype"] == dtype
+
+
 def test_each_size_of_batch_is_a_row_and_each_run_its_own(tmp_path: Path) -> None:
     steps = MEGATRON.splitlines()[-3:]
     grown = "\n".join(steps).replace("batch size:   128", "batch size:   256")
@@ -144,6 +159,12 @@ def test_a_torchtitan_log_says_mesh_model_device_and_rate(tmp_path: Path) -> Non
         "memory_bytes": 50 * 2.0**30,
         "steps_measured": 1,
     }
+
+
+def test_steps_without_their_head_say_nothing_of_compilation(tmp_path: Path) -> None:
+    steps = "\n".join(line for line in TITAN.splitlines() if " step:" in line or "mstep:" in line)
+    (row,) = found(tmp_path, steps).rows
+    assert "stack" not in row.values
 
 
 def test_a_name_whose_memory_is_another_parts_is_no_device(tmp_path: Path) -> None:
@@ -254,8 +275,15 @@ using world size: 64 and model-parallel size: 4
 def test_arguments_of_old_releases_are_read(tmp_path: Path) -> None:
     (row,) = found(tmp_path, OLD).rows
     assert row.values == {
-        **{"devices": 64, "tp": 4, "pp": 16, "micro_batch": 48, "seq": 1024, "global_batch": 768},
-        **{"stack": "megatron", "step_s": 120.0, "steps_measured": 1},
+        "devices": 64,
+        "tp": 4,
+        "pp": 16,
+        "micro_batch": 48,
+        "seq": 1024,
+        "global_batch": 768,
+        "stack": "megatron",
+        "step_s": 120.0,
+        "steps_measured": 1,
     }
 
 

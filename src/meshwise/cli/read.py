@@ -55,7 +55,9 @@ _facts = options.stacked(
         "--dtype", type=values.DTYPE_TYPE, help="Runs: format of the products, or of 4-bit weights."
     ),
     click.option(
-        "--stack", type=values.STACK_TYPE, help="Training: the software, with its version."
+        "--software",
+        metavar="TEXT",
+        help="Training: what ran it, with its version, such as megatron-core-0.12.",
     ),
     click.option("--engine", metavar="TEXT", help="Serving: the engine: vllm, sglang, trtllm."),
     click.option("--isl", type=values.NUMBER_TYPE, help="Serving: tokens of a prompt."),

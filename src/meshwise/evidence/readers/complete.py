@@ -13,6 +13,7 @@ from meshwise.errors import InputError, list_in_words, quoted, shorten
 from meshwise.evidence.readers.records import FileFound, FileRow, FileValue, count_or_none
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
+from meshwise.stacks.load import stack_in_table
 
 
 class Fact(NamedTuple):
@@ -50,7 +51,7 @@ FACTS: dict[str, Fact] = {
     "global_batch": Fact("global_batch", _TRAINING, "512"),
     "seq": Fact("seq", _TRAINING, "4096"),
     "dtype": Fact("dtype", _RUNS, "bf16"),
-    "stack": Fact("stack", _TRAINING, "megatron-core"),
+    "software": Fact("stack", _TRAINING, "megatron-core"),
     "engine": Fact("engine", _SERVING, "vllm"),
     "isl": Fact("isl", _SERVING, "1024"),
     "osl": Fact("osl", _SERVING, "128"),
@@ -210,7 +211,21 @@ def _same(column: str, said: str, given: str) -> bool:
         return known_operation(said) == known_operation(given)
     if column == "model":
         return not is_known_model(said) or _preset(said) == _preset(given) or _preset(given) is None
+    if column == "stack":
+        return _may_be(said, given)
     return said.strip().lower() == given.strip().lower()
+
+
+# what trains with Megatron's loop prints its lines
+_ITS_LINES = {"megatron": ("nemo",), "hf-trainer": ("deepspeed",)}
+
+
+def _may_be(form: str, given: str) -> bool:
+    """Whether software may have printed lines of such a form: a version of it, or what builds on it."""
+    known, other = stack_in_table(form), stack_in_table(given)
+    if known is None or other is None or known.software == other.software:
+        return True
+    return other.software in _ITS_LINES.get(form, ())
 
 
 def is_known_model(name: str) -> bool:

@@ -41,6 +41,7 @@ _WORDS = (
     *("sequence_parallel", "use_distributed_optimizer", "recompute_granularity", "bf16", "fp16"),
     *("fp8", "num_experts", "num_moe_experts", "overlap_grad_reduce", "use_torch_fsdp2"),
     *("use_megatron_fsdp", "use_custom_fsdp", "data_parallel_sharding_strategy"),
+    *("fp8_recipe", "fp4"),
     "checkpoint_activations",  # before 2022
 )
 # of releases before 2021, and of DeepSpeed's pipelines
@@ -192,8 +193,10 @@ class MegatronLog:
 
     def _dtype(self) -> str | None:
         a = self._arguments
+        if a.switch("fp4"):
+            return "nvfp4"
         if a.switch("fp8"):
-            return "fp8"
+            return "mxfp8" if (a.text("fp8_recipe") or "") == "mxfp8" else "fp8"
         for name in ("bf16", "fp16"):
             if a.switch(name):
                 return name

@@ -117,7 +117,8 @@ class TorchtitanLog:
         """A row for each run."""
         runs = [run for run in self._runs if run.begun]
         for run in runs:
-            run.values.setdefault("stack", "torchtitan")
+            if "seq" in run.values:  # its head is here, where compilation would be said
+                run.values.setdefault("stack", "torchtitan")
         rows, refused = rows_of_runs(runs)
         return FileFound("training", _FORM, rows, refused)
 
