@@ -95,6 +95,7 @@ def test_links_are_what_each_pair_has(tmp_path: Path, tabs: bool) -> None:
     [
         ("GPU3    SYS     SYS     NV4      X      SYS     32-63   1\n", "", 6, "GPU3 expected"),
         ("GPU1    NV4 ", "GPU1    PIX ", 2, "same link both ways"),
+        ("GPU1    NV4      X ", "GPU1    NV4      NV4 ", 2, "X of GPU1 to itself"),
         (
             "GPU2    SYS     SYS      X      NV4     SYS     32-63   1",
             "GPU2    SYS     SY",

@@ -105,6 +105,12 @@ def number_at(content: object, *path: str) -> object:
     return content
 
 
+def list_at(content: object, *path: str) -> list[Any]:
+    """A list under nested keys; empty where there is none."""
+    found = number_at(content, *path)
+    return found if isinstance(found, list) else []
+
+
 def text_at(content: object, *path: str) -> str | None:
     """A text under nested keys; None where there is none."""
     found = number_at(content, *path)

@@ -16,7 +16,7 @@ from meshwise.evidence.readers.collectives.run import (
     SizeFigures,
     rows_of_run,
 )
-from meshwise.evidence.readers.documents import JsonObject, number_at, text_at
+from meshwise.evidence.readers.documents import JsonObject, list_at, number_at, text_at
 from meshwise.evidence.readers.records import (
     FileFound,
     FileRow,
@@ -49,7 +49,7 @@ def read_nccl(objects: list[JsonObject]) -> FileFound:
 
 def _run(line: int, content: dict[str, Any]) -> CollectiveRun:
     run = CollectiveRun(graph=bool(count_or_none(number_at(content, "config", "graph"))))
-    for word in content.get("args") or ():
+    for word in list_at(content, "args"):
         program = _PROGRAM.fullmatch(PurePath(str(word)).name)
         if program:
             run.stated = known_operation(program[1]) or program[1]
@@ -67,7 +67,7 @@ def _run(line: int, content: dict[str, Any]) -> CollectiveRun:
 
 def _list_ranks(run: CollectiveRun, line: int, config: dict[str, Any]) -> None:
     """Where the ranks ran. A process with several devices is listed by its first one alone."""
-    devices = [d for d in config.get("devices") or () if isinstance(d, dict)]
+    devices = [d for d in list_at(config, "devices") if isinstance(d, dict)]
     each = (count_or_none(config.get("nthreads")) or 1) * (count_or_none(config.get("ngpus")) or 1)
     firsts = [d.get("rank") for d in devices]
     several = firsts == [each * i for i in range(len(devices))]

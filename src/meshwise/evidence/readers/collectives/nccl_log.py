@@ -7,6 +7,7 @@ bandwidth. Out-of-place figures are read.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -230,7 +231,7 @@ def _consistent(size: float, cells: list[str]) -> tuple[float, float, float] | N
         time, algbw, busbw = map(float, cells)
     except ValueError:
         return None
-    if not (time > 0.0 and algbw >= 0.0 and busbw >= 0.0):
+    if not (math.isfinite(time) and time > 0.0 and algbw >= 0.0 and busbw >= 0.0):
         return None
     # both are printed with a few digits
     expected = size / time * 1e-3

@@ -166,13 +166,14 @@ class LlamaBenchTable:
             return
         said = dict(zip(self._columns, cells, strict=True))
         test, rate = _TEST.fullmatch(said["test"]), _RATE.fullmatch(said["t/s"])
-        prompt = test is not None and test[1] == "pp"
-        if prompt != (self._kind == "prefill"):
-            if test is None and self._kind == "serving":
+        if test is None:
+            if self._kind == "serving":
                 why = f"a test of a prompt (pp512) or a generation (tg128) expected, found {quoted(said['test'])}"
                 self._refused.append(RefusedLine(number, why))
             return
-        assert test is not None
+        prompt = test[1] == "pp"
+        if prompt != (self._kind == "prefill"):
+            return
         number_of, depth = int(test[2]), int(test[3] or 0)
         timed = _timed(
             rate[1] if rate else said["t/s"],

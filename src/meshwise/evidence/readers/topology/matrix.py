@@ -32,8 +32,10 @@ def topology_row(
 
 
 def asymmetry(names: list[str], links: list[list[str]]) -> str | None:
-    """The first pair that is not the same both ways; None where all are."""
+    """The first pair that is not the same both ways, or a device that is another's; None where there is none."""
     for i, a in enumerate(names):
+        if links[i][i] != "X" or links[i].count("X") > 1:
+            return f"X of {a} to itself alone expected"
         for j, b in enumerate(names[:i]):
             if links[i][j] != links[j][i]:
                 return f"the same link both ways expected, found {a}-{b} {links[i][j]} and {b}-{a} {links[j][i]}"

@@ -73,9 +73,7 @@ class NvidiaTopology:
                 self._open = None
                 return
             matrix.links[name] = links
-            near = [
-                c for c in cells[len(links) : len(links) + len(matrix.nics)] if _LINK.fullmatch(c)
-            ]
+            near = [c for c in cells[len(links) :][: len(matrix.nics)] if c in _ORDER]
             if near:
                 matrix.nearest[name] = min(near, key=_ORDER.index)
         elif not _NIC.fullmatch(name) and line.strip():
