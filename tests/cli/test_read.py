@@ -200,6 +200,23 @@ def test_files_of_one_name_have_ids_of_their_own(tmp_path: Path) -> None:
     assert all(one.count("/") == 1 for one in ids)  # what stands before it is the source
 
 
+def test_every_key_of_a_row_is_in_the_reference() -> None:
+    reference = EXAMPLES.parents[1] / "docs" / "reference"
+    known = "".join((reference / name).read_text("utf-8") for name in ("json.md", "tables.md"))
+    given = ("--model", "llama-3.1-8b", "--device", "h100-80gb-sxm")
+    answers = (
+        run("read", REDUCE, TOPOLOGY, MEGATRON, *given, "--json").json(),
+        run("read", BENCH, *given[2:], "--gpus", "1", "--json").json(),
+    )
+    keys = {key for a in answers for f in a["files"] for row in f["rows"] for key in row}
+    missing = [
+        k
+        for k in keys
+        if not any(mark in known for mark in (f"`{k}`", f"[].{k}`", f"`{k},", f" {k},", f" {k}`"))
+    ]
+    assert not missing
+
+
 def test_the_help_names_every_kind_that_is_read() -> None:
     text = " ".join(run("read", "--help").out.split()).replace("- ", "-")
     for kind in FILE_KINDS:
