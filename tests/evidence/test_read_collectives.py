@@ -56,7 +56,7 @@ def test_a_run_says_its_system_in_every_row(tmp_path: Path) -> None:
         "dtype": "half",
         "time_s": pytest.approx(1196e-6),
     }
-    assert read.remarks == ["1 lines of size 0 are left out"]
+    assert read.remarks == ["lines of size 0 are left out: 1"]
     assert not read.refused
 
 

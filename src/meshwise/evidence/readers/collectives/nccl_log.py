@@ -163,7 +163,7 @@ class CollectiveLog:
                 empty += run.empty
         if self._tabled and not rows and not refused:
             refused = [RefusedLine(0, f"ends before its first figures: {_EXPECTED}")]
-        remarks = [f"{empty} lines of size 0 are left out"] if empty else []
+        remarks = [f"lines of size 0 are left out: {empty}"] if empty else []
         return FileFound("collectives", "nccl-tests", rows, refused, remarks)
 
 
