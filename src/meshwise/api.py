@@ -107,7 +107,7 @@ def validate(
 
     Rests on nothing of the table: a row is predicted from its layout and hardware alone.
 
-    :param table: the path of the table; models are presets, or files ``models/NAME.json`` beside it.
+    :param table: the path of the table, or of ``read``'s JSON; models: presets, or ``models/NAME.json`` beside it.
     :param stack: what software that the catalog does not know is priced as; None: the generic stack.
     :param anchor: of a table of collectives, measured sizes that anchor the predictions of their system
         by a factor on its latencies and one on its bandwidths: the path of a table or of a log of
@@ -126,19 +126,19 @@ def validate(
     ('collectives', 1)
     """
     from meshwise.answers.validate import ValidateResult
+    from meshwise.evidence.found_rows import read_tables
     from meshwise.evidence.score.summary import error_summary
-    from meshwise.evidence.tables import read_table
-    from meshwise.evidence.validate import row_results
+    from meshwise.evidence.validate import as_one_table, row_results
 
-    path = name_of(table, "table", "the path of a CSV table")
-    read = read_table(path)
-    anchors = None
+    tables = read_tables(path := name_of(table, "table", "the path of a CSV table"))
+    read, anchors = as_one_table(tables, path), None
     if anchor is not None:
         from meshwise.evidence.anchors.anchoring import anchoring
 
         anchors = anchoring(read, str(anchor))
     named = None if stack is None else load_stack(stack)
-    results = row_results(read, Path(path).parent, named, anchors)
+    folder = Path(path).parent
+    results = [r for one in tables for r in row_results(one, folder, named, anchors)]
     anchored = () if anchors is None else tuple(anchors.systems.values())
     return ValidateResult(read, results, error_summary(results), anchored)
 

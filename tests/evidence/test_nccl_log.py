@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshwise.errors import InputError
-from meshwise.evidence.anchors.nccl_log import Log, read_log
+from meshwise.evidence.readers.collectives.nccl_log import Log, read_log
 from meshwise.evidence.tables import is_log
 
 NEW = """\

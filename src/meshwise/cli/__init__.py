@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model": ("model", "Parameters, bytes and legal TP degrees of a model."),
     "collective": ("collective", "Time of one collective by every algorithm."),
     "run": ("run", "The model performed here, beside its prediction."),
+    "read": ("read", "Logs, results and topologies of other tools, as rows."),
     "validate": ("validate", "A table of measurements, predicted row by row."),
     "catalog": ("catalog", "List, search and show models, devices, fabrics, clusters, stacks."),
 }

@@ -13,7 +13,7 @@ from meshwise.errors import InputError
 @click.command(
     "validate",
     cls=CliCommand,
-    about={"table": "A CSV file; or --published."},
+    about={"table": "A CSV file, or the JSON of `meshwise read`; or --published."},
     examples=(
         "meshwise validate --published layers",
         "meshwise validate --published collectives --worst 5",

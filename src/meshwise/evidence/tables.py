@@ -62,6 +62,14 @@ MEASURED: dict[str, dict[str, tuple[str, float]]] = {
 }
 
 
+# What is measured under its name in JSON, in SI units, as a column of its own → (the column, its factor).
+SI_COLUMNS: dict[str, tuple[str, float]] = {
+    quantity: (column, factor)
+    for columns in MEASURED.values()
+    for column, (quantity, factor) in columns.items()
+    if quantity != column
+}
+
 _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
 _HARDWARE = ("device", "devices", "devices_per_node", "intra_node", "pcie_host")
 _RUN = (
@@ -92,7 +100,7 @@ _READ: dict[str, tuple[str, ...]] = {
         *("bytes", "library", "launch"),
     ),
 }
-_FOR_PEOPLE = ("id", "source", "note")
+_FOR_PEOPLE = ("id", "source", "note", "file", "line", "steps_measured")
 
 
 def _misspelt(kind: str, header: tuple[str, ...]) -> list[InputError]:
@@ -233,13 +241,16 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
             legal="comma-separated UTF-8 with a header line",
         ) from None
     # the header says of what kind the table is
-    header = tuple(c.strip() for c in lines[0][1]) if lines else ()
+    written = tuple(c.strip() for c in lines[0][1]) if lines else ()
+    header = tuple(SI_COLUMNS[c][0] if c in SI_COLUMNS else c for c in written)
     kind = _kind(header, name, field)
     # rows; those with too few or too many cells are refused by themselves
     rows, bad = [], _misspelt(kind, header)
     names: dict[str, int] = {}
     for line, cells in lines[1:]:
-        row = Row(line, dict(zip(header, (c.strip() for c in cells), strict=False)))
+        stripped = (c.strip() for c in cells)
+        own = (_in_units(*pair) for pair in zip(written, stripped, strict=False))
+        row = Row(line, dict(zip(header, own, strict=False)))
         if len(cells) != len(header):
             bad.append(
                 row.wrong(
@@ -261,13 +272,23 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
     return MeasuredTable(kind, name, header, rows, bad)
 
 
+def _in_units(column: str, cell: str) -> str:
+    """A cell in the unit of the table's own column; one that is no number as it stands."""
+    if column not in SI_COLUMNS or not cell:
+        return cell
+    try:
+        return repr(float(cell) / SI_COLUMNS[column][1])
+    except ValueError:
+        return cell
+
+
 # What heads the columns of a log of nccl-tests or rccl-tests, of any version.
-_LOGGED = {"size", "count", "type", "time", "algbw", "busbw"}
+LOG_COLUMNS = {"size", "count", "type", "time", "algbw", "busbw"}
 
 
 def is_log(text: str) -> bool:
     """Whether a text is a log of nccl-tests rather than a table, by the headings of its columns."""
-    return any(set(line.split()) >= _LOGGED for line in text.splitlines())
+    return any(set(line.split()) >= LOG_COLUMNS for line in text.splitlines())
 
 
 def _refuse_log(text: str, name: str, field: str) -> None:

@@ -83,13 +83,14 @@ def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
         own = row_results(table, PUBLISHED_FOLDER)
         results += own
         found |= error_summary(own)  # no quantity is in two kinds of table
+    return as_one_table(tables, "published tables"), results, found
+
+
+def as_one_table(tables: list[MeasuredTable], name: str) -> MeasuredTable:
+    """Several tables as one of every kind; one as it is."""
     if len(tables) == 1:
-        return tables[0], results, found
-    return (
-        MeasuredTable("all", "published tables", (), [r for t in tables for r in t.rows], []),
-        results,
-        found,
-    )
+        return tables[0]
+    return MeasuredTable("all", name, (), [row for table in tables for row in table.rows], [])
 
 
 def _result(line: int, p: Prediction) -> Result:

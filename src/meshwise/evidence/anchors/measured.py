@@ -9,8 +9,9 @@ from typing import NamedTuple
 from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import InputError, shorten
-from meshwise.evidence.anchors.nccl_log import read_log
-from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, is_log, parse_table
+from meshwise.evidence.found_rows import parse_tables
+from meshwise.evidence.readers.collectives.nccl_log import read_log
+from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, is_log
 from meshwise.files import read_text_file
 
 
@@ -32,15 +33,16 @@ def read_measured(path: str, field: str) -> list[MeasuredSize]:
     )
     if is_log(text):
         return _of_log(text, path, field)
-    table = parse_table(text, path, field)
-    if table.kind != "collectives":
+    tables = parse_tables(text, path, field)
+    other = next((table.kind for table in tables if table.kind != "collectives"), None)
+    if other is not None:
         raise InputError(
-            f"{field}: {shorten(path)} is a table of {table.kind}",
+            f"{field}: {shorten(path)} is a table of {other}",
             field=field,
             value=path,
             legal="a table of collectives, or a log of nccl-tests",
         )
-    return [_of_row(row) for row in table.rows]
+    return [_of_row(row) for table in tables for row in table.rows]
 
 
 def _of_row(row: Row) -> MeasuredSize:

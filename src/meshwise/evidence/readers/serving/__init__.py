@@ -1,0 +1,1 @@
+"""Results of serving benchmarks, and what engines say when they start."""
