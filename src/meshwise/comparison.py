@@ -93,6 +93,7 @@ def _limits_of(job: Job) -> EngineLimits:
         chunk=job.chunk,
         eager=job.eager,
         chunked_prefill=job.chunked_prefill,
+        dispatcher=job.dispatcher,
     )
 
 

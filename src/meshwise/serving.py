@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
+import numpy as np
+
 from meshwise.arguments import NameOrPath, named_objects
 from meshwise.axes import SERVES
-from meshwise.errors import InputError
+from meshwise.errors import InputError, shorten
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import arrays, asked
 from meshwise.simulate.iteration import Engine
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["IterationCost"]
 
 _MOST_SEQUENCES = 4096
+_WHOLE = (int, np.integer)
 
 
 class IterationCost:
@@ -87,9 +91,19 @@ class IterationCost:
         :param sequences: that decode a token each.
         :param context: tokens that each of them holds, in the mean.
         :param prompts: (tokens computed, tokens of it that are held already) of each prompt, or chunk of one.
+        :raises InputError: for what is no whole number, negative, or no number.
         """
+        if not (isinstance(sequences, _WHOLE) and sequences >= 0):
+            raise _no_state("sequences", sequences, "a whole number, 0 or more")
+        if not 0.0 <= context < math.inf:
+            raise _no_state("context", context, "tokens that each sequence holds, 0 or more")
+        for computed, held in prompts:
+            if not (isinstance(computed, _WHOLE) and computed > 0):
+                raise _no_state("prompts", computed, "tokens computed, 1 or more")
+            if not (isinstance(held, _WHOLE) and held >= 0):
+                raise _no_state("prompts", held, "tokens held already, 0 or more")
         if prompts:
-            return self._table.prompts_s(sequences, context, prompts)
+            return self._table.prompts_s(int(sequences), context, prompts)
         if sequences < 1:
             raise InputError(
                 "sequences: an iteration of nothing has no time",
@@ -97,4 +111,10 @@ class IterationCost:
                 value=sequences,
                 legal="1 or more, or prompts",
             )
-        return self._table.decode_s(sequences, context)
+        return self._table.decode_s(int(sequences), context)
+
+
+def _no_state(field: str, value: object, legal: str) -> InputError:
+    return InputError(
+        f"{field}={shorten(value)} is no state of a batch", field=field, value=value, legal=legal
+    )

@@ -40,7 +40,7 @@ def test_estimate_prices_what_the_options_say():
         (["--loss-chunks", "0"], "--loss-chunks"),
         (["--loss-chunks", "many"], "--loss-chunks"),
         (["--moments-dtype", "int8"], "--moments-dtype"),
-        (["--phase", "decode", "--dispatcher", "deepep"], "--dispatcher"),
+        (["--phase", "decode", "--overlap-experts"], "--overlap-experts"),
         (["--phase", "prefill", "--loss-chunks", "2"], "--loss-chunks"),
         (["--phase", "prefill", "--overlap-experts"], "--overlap-experts"),
         (["--ideal", "--dispatcher", "deepep"], "--dispatcher"),
@@ -230,3 +230,50 @@ def test_import_prices_the_switches_of_a_command():
         model = ["--model", QWEN[0]]
         steps.append(answer("import", words, *QWEN[1:], *model)["layout"]["step_s"])
     assert steps[1] < 0.75 * steps[0]
+
+
+def test_serving_engines_are_told_how_experts_get_their_tokens():
+    load = ["--dp", "16", "--ep", "16", "--isl", "512", "--osl", "64", "--concurrency", "64"]
+    own = answer("serve", *QWEN, *load)
+    said = {
+        name: answer("serve", *QWEN, *load, "--dispatcher", name)
+        for name in ("allgather", "alltoall")
+    }
+    assert said["allgather"]["tpot_s"] == own["tpot_s"]
+    assert said["alltoall"]["tpot_s"] != own["tpot_s"]
+    assert said["alltoall"]["stack"]["dispatcher"] == "alltoall"
+    dense = [
+        "llama-3.1-8b",
+        "--on",
+        "hgx-h100",
+        "--isl",
+        "512",
+        "--osl",
+        "64",
+        "--concurrency",
+        "8",
+    ]
+    assert run("serve", *dense, "--dispatcher", "deepep", "--json").code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "dispatcher"),
+    [
+        ("vllm serve m -dp 8 -ep", None),
+        ("vllm serve m -dp 8 -ep --all2all-backend allgather_reducescatter", "allgather"),
+        ("vllm serve m -dp 8 -ep --all2all-backend deepep_high_throughput", "deepep"),
+        ("vllm serve m -dp 8 -ep --all2all-backend deepep_low_latency", "alltoall"),
+        ("sglang serve --model-path m --tp 8 --ep-size 8 --moe-a2a-backend deepep", "deepep"),
+        ("sglang serve --model-path m --tp 8 --ep-size 8 --moe-a2a-backend none", "allgather"),
+    ],
+)
+def test_engines_backends_of_the_exchange_are_read(command: str, dispatcher: str | None):
+    assert launch.parse(command).job.dispatcher == dispatcher
+    again = launch.write_launch(launch.parse(command).job, command.split()[0])
+    assert launch.parse(again.text).job.dispatcher == dispatcher
+
+
+def test_megatron_s_own_dispatcher_gathers():
+    words = "torchrun --nproc-per-node 8 pretrain_gpt.py --expert-model-parallel-size 8 --micro-batch-size 1"
+    found = launch.parse(words, model="qwen3-30b-a3b").job
+    assert found.dispatcher == "allgather"

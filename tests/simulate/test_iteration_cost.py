@@ -53,3 +53,29 @@ def test_what_is_no_engine_is_refused(given, field):
 def test_an_iteration_of_nothing_is_refused():
     with pytest.raises(InputError, match="sequences"):
         IterationCost("llama-3.1-8b", "hgx-h100")(0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "field"),
+    [
+        ((1, -5.0), "context"),
+        ((1, float("nan")), "context"),
+        ((1, float("inf")), "context"),
+        ((1.5, 10.0), "sequences"),
+        ((-1, 10.0, [(10, 0)]), "sequences"),
+        ((1, 10.0, [(-3, 0)]), "prompts"),
+        ((1, 10.0, [(3, -1)]), "prompts"),
+        ((1, 10.0, [(2.5, 0)]), "prompts"),
+    ],
+)
+def test_what_is_no_state_of_a_batch_is_refused(state, field):
+    with pytest.raises(InputError) as error:
+        _COST(*state)
+    assert error.value.field == field
+
+
+_COST = IterationCost("llama-3.1-8b", "hgx-h100", stack="ideal")
+
+
+def test_numpy_s_numbers_are_taken():
+    assert _COST(np.int64(3), np.float64(100.0)) == _COST(3, 100.0)

@@ -10,7 +10,7 @@ from oracle import Plain, brute_ranks
 
 import meshwise as mw
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.simulate.iteration import Engine
+from meshwise.simulate.iteration import Engine, shared_kinds_s
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.loads.drawn import drawn_times
 from meshwise.simulate.loads.requests import Requests
@@ -130,10 +130,11 @@ def test_ranks_pass_through_their_experts_together(model, stack):
     assert (found.replicas, found.ranks) == (1, 8)
     s = found.steady
     assert s.requests_per_s * s.request_s.mean == pytest.approx(128, rel=0.05)
-    # no sooner than where every rank had a server of its own that has the others' mean load
+    # hardly sooner than where every rank had a server of its own that has the others' mean load, whose
+    # prompts are gathered as if each of the others had one too
     apart = server(model, stack)
     apart.ranks, apart.servers = 1, 8
-    assert s.tpot_s.mean > 0.97 * apart.closed().steady.tpot_s.mean
+    assert s.tpot_s.mean > 0.93 * apart.closed().steady.tpot_s.mean
 
 
 def test_replicas_of_a_dense_model_are_apart():
@@ -154,6 +155,25 @@ def test_experts_compute_the_tokens_of_all_ranks():
     )
     assert all_of_them == pytest.approx(plain)
     assert alone < all_of_them
+
+
+@pytest.mark.parametrize("dispatcher", ["allgather", "alltoall"])
+def test_a_gather_is_of_all_ranks_tokens_and_an_exchange_of_ones_own(dispatcher):
+    """Every rank of eight receives each token once, or sends its own to each of its eight experts."""
+    e = Engine(
+        mw.model("qwen3-30b-a3b"),
+        mw.cluster("hgx-h200"),
+        mw.stack("vllm", dispatcher=dispatcher),
+        arrays(Layout(dp=8, ep=8)),
+        expert_imbalance=1.0,
+    )
+    priced = e.prefill(np.int64(4096), 1)
+    sent = [c for c in priced.layer_costs[0] if c.op.name in ("moe.dispatch", "moe.combine")]
+    assert [float(c.op.payload_bytes) for c in sent] == [8 * 4096 * 2048 * 2.0] * 2
+    exchanged = sum(float(c.seconds) for c in sent)
+    products = sum(float(c.seconds) for c in priced.layer_costs[0] if ".experts." in c.op.name)
+    shared = products + exchanged * (dispatcher == "allgather")
+    assert float(shared_kinds_s(priced)[0]) == pytest.approx(shared)
 
 
 def test_arrivals_at_a_rate_are_served():

@@ -171,8 +171,14 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
     served = [rate for rate, run in zip(c.rates, c.runs, strict=True) if run is not None]
     if limits:
         said += _kept(c, limits)
+    kept = _most_kept(c, limits)
     line = words.first_line(
         [
+            ""
+            if not limits
+            else f"Keeps the limits up to {kept:.3g} requests/s"
+            if kept
+            else "Keeps the limits at none of the rates",
             f"Serves up to {c.most_per_s:.3g} requests/s",
             f"TTFT {format_time(c.runs[0].steady.ttft_s.mean)} at {served[0]:.3g}"
             if c.runs[0] is not None
@@ -183,14 +189,18 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
     return Page(heading, (table, wrap(said), *told), line)
 
 
-def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:
-    """Up to which of the rates the limits are kept."""
-    asked = ", ".join(limit.sentence for limit in limits)
+def _most_kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> float | None:
+    """The highest of the rates at which the limits are kept."""
     kept = [
         rate
         for rate, run in zip(c.rates, c.runs, strict=True)
         if run is not None and not misses(run.steady, limits)
     ]
-    return (
-        f" {asked}: kept up to {max(kept):.3g} requests/s." if kept else f" {asked}: kept at none."
-    )
+    return max(kept, default=None)
+
+
+def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:
+    """Up to which of the rates the limits are kept."""
+    asked = ", ".join(limit.sentence for limit in limits)
+    kept = _most_kept(c, limits)
+    return f" {asked}: kept up to {kept:.3g} requests/s." if kept else f" {asked}: kept at none."

@@ -153,7 +153,7 @@ _SHARED_PINS = ("tp", "pp", "dp", "ep", "etp")
 _COUNTED_PINS = ("vp", "cp", "micro_batch")
 _NAMED_PINS = ("recompute", "shard", "sequence_parallel", "overlap", "placement")
 _TRAINING_PINS = (*_COUNTED_PINS, *_NAMED_PINS)
-_TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_NAMES)
+_TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.TRAINING_SWITCHES)
 _SERVING = (
     *(
         "isl",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, latency, needs, options, output, pools, terminal, values
+from meshwise.cli import engine, latency, needs, options, output, pools, switches, terminal, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -168,6 +168,7 @@ _software_options = options.stacked(
 @options.price_option
 @options.format_options
 @engine.limit_options
+@switches.DISPATCHER_OPTION
 @_software_options
 @output.output_options
 def command(
@@ -186,6 +187,7 @@ def command(
     where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     axes: dict[str, object] = {k: o.count(k) for k in ("pp", "dp", "ep", "dcp")}
     stack = engine.engine_stack(o)
+    switches.check_experts(o, spec)
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
     if o.has("etp"):
         axes["etp"] = o.count("etp")

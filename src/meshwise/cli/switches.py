@@ -13,17 +13,18 @@ from meshwise.errors import InputError, shorten
 if TYPE_CHECKING:
     from meshwise.models.shapes import Model
 
+DISPATCHER_OPTION = click.option(
+    "--dispatcher",
+    type=values.DISPATCHER_TYPE,
+    help="Of tokens to experts: alltoall, deepep or hybridep (once per node), allgather (to all ranks).",
+)
 SWITCH_OPTIONS = (
     click.option(
         "--loss-chunks",
         type=values.NUMBER_TYPE,
         help="Training: head and loss on N parts of a microbatch's tokens, one at a time.",
     ),
-    click.option(
-        "--dispatcher",
-        type=values.DISPATCHER_TYPE,
-        help="Of tokens to experts: alltoall, deepep or hybridep (once per node).",
-    ),
+    DISPATCHER_OPTION,
     click.option(
         "--overlap-experts/--no-overlap-experts",
         default=None,
@@ -81,11 +82,13 @@ SWITCH_NAMES = (
     "cuda_graphs",
 )
 _EXCHANGE = ("dispatcher", "overlap_experts")
+# of training alone
+TRAINING_SWITCHES = tuple(name for name in SWITCH_NAMES if name != "dispatcher")
 # what a phase does without
 MISPLACED: dict[str, tuple[str, ...]] = {
     "train": (),
-    "prefill": tuple(name for name in SWITCH_NAMES if name != "dispatcher"),
-    "decode": SWITCH_NAMES,
+    "prefill": TRAINING_SWITCHES,
+    "decode": TRAINING_SWITCHES,
 }
 
 
@@ -135,6 +138,11 @@ def check_switch_options(o: Given, model: Model) -> None:
         raise refused_switch("recompute_layers", o["recompute_layers"], why)
     if named is not None:
         _has(read_modules(named), named, model)
+    check_experts(o, model)
+
+
+def check_experts(o: Given, model: Model) -> None:
+    """Refuse what is said of experts that a model does not have."""
     if any(block.moe is not None for block in model.blocks):
         return
     for key in _EXCHANGE:

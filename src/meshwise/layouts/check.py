@@ -95,6 +95,9 @@ def check_imbalance(ep: int, workload: Workload) -> None:
     if ep == 1 and said not in (None, 1.0):
         why = "has no meaning with ep=1: every rank has its share of all experts"
         raise Refusal("expert_imbalance", said, why, "1, or `ep` above 1", "1").error()
+    if said is not None and said > max(ep, 1):
+        why = f"is more than all tokens: the fullest of {ep} ranks has at most {ep} times the mean"
+        raise Refusal("expert_imbalance", said, why, f"1 to {ep}", str(ep)).error()
 
 
 def _check_meaning(layout: Layout, workload: Workload) -> None:

@@ -120,6 +120,13 @@ class Engine:
         return engine_s(e.pricer.compute, e.program.ctx, sequences, rows)
 
     @property
+    def sharing(self) -> Array:
+        """Replicas of attention that share their experts, and so pass through them together."""
+        lay = self.layouts
+        routed = any(block.moe is not None for block in self.model.blocks)
+        return np.where(routed & (lay.ep * lay.expert_tp() > lay.tp), lay.dp, 1)
+
+    @property
     def experts_launch_s(self) -> float:
         """Host seconds of an iteration with prompts to launch the experts of all layers, which nothing
         hides."""
@@ -181,15 +188,22 @@ def token_kinds_s(e: Estimate) -> list[Array]:
     ]
 
 
-def expert_kinds_s(e: Estimate) -> list[Array]:
-    """Seconds of the routed experts' products, of a layer of each kind: of the tokens of all replicas that
-    share them."""
+def _of_all_replicas(op: Op) -> bool:
+    """Whether it is of the tokens of all replicas that share their experts: the routed experts' products,
+    and gathers to every rank and back. What a replica sends to single experts is of its own tokens."""
+    gathered = op.kind in ("all_gather", "reduce_scatter") and op.axis in ("ep", "etp")
+    return op.kernel is Kernel.EXPERTS or gathered
+
+
+def shared_kinds_s(e: Estimate) -> list[Array]:
+    """Seconds of what goes by the tokens of all replicas that share their experts, of a layer of each
+    kind."""
     return [
         sum(
             (np.asarray(op.count * e.pricer.one(op)[0]) for op in ops if np.max(op.count) > 0),
             start=np.float64(0.0),
         )
-        for ops in ([op for op in each if op.kernel is Kernel.EXPERTS] for each in e.program.layers)
+        for ops in ([op for op in each if _of_all_replicas(op)] for each in e.program.layers)
     ]
 
 
@@ -220,6 +234,21 @@ def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups:
     e = engine.prefill(prompts, chunk, cached)
     pace = engine.launched(e, e.pass_s, e.microbatch.busy, groups)
     return pace.plus(engine.engine_s(e, prompts, prompts) + engine.experts_launch_s)
+
+
+def prompt_alone(engine: Engine, chunk: int, cached: int) -> Pace:
+    """:func:`prefill` of one prompt's chunk and nothing else: of replicas that share their experts one has
+    it, and the others pass through them with no tokens."""
+    pace = prefill(engine, np.int64(1), chunk, cached)
+    replicas = engine.sharing
+    if np.all(replicas == 1):
+        return pace
+    own = shared_kinds_s(engine.prefill(np.int64(chunk), 1))
+    mean = shared_kinds_s(engine.prefill(-(-np.int64(chunk) // replicas), 1))
+    counts = engine.model.kind_counts()
+    less = sum(n * (a - b) for n, a, b in zip(counts, own, mean, strict=True))
+    less = np.where(replicas > 1, less, 0.0)
+    return Pace(pace.iteration_s - less, pace.every_s - less / engine.layouts.pp)
 
 
 def mixed(

@@ -18,9 +18,9 @@ from meshwise.simulate.iteration import (
     Engine,
     decode_s,
     draft_s,
-    expert_kinds_s,
     knots,
     sequence_kinds_s,
+    shared_kinds_s,
     token_kinds_s,
 )
 from meshwise.workloads.serving import Serving
@@ -118,7 +118,7 @@ class PriceTable:
     ) -> float:
         """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
         beside them. ``shared``: tokens of a replica in the mean of those that share their experts, whose
-        products are of them all; None: as many as this one's. ``empties``: the pipeline has no more prompts
+        products and gathers are of them all; None: as many as this one's. ``empties``: the pipeline has no more prompts
         after them, whose last chunk ends as many stages later as chunks went before it."""
         rows = sequences * self.queries + len(chunks)
         tokens, groups = sequences * self.queries, 1
@@ -262,8 +262,8 @@ class PriceTable:
 
     @cached_property
     def _experts(self) -> list[list[float]]:
-        """By tokens, of each part: products of the routed experts."""
-        parts = self._of_parts(expert_kinds_s(self._together), len(self._tokens))
+        """By tokens, of each part: what replicas that share their experts do for all of them."""
+        parts = self._of_parts(shared_kinds_s(self._together), len(self._tokens))
         return [list(at) for at in zip(*parts, strict=True)]
 
     @cached_property

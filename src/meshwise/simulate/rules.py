@@ -38,9 +38,7 @@ class Rules(NamedTuple):
 
 def shares_experts(engine: Engine) -> bool:
     """Whether the replicas of attention of a layout share their experts, and so pass through them together."""
-    lay = engine.layouts
-    routed = any(block.moe is not None for block in engine.model.blocks)
-    return routed and bool(lay.dp > 1) and bool(lay.ep * lay.expert_tp() > lay.tp)
+    return bool(engine.sharing > 1)
 
 
 def tokens_per_iteration(engine: Engine, w: Serving) -> int:

@@ -155,9 +155,10 @@ class Communication(SwitchGroup, frozen=True, kw_only=True):
     )
     dispatcher: Annotated[
         Dispatcher,
-        "Of tokens to their experts, in training and prompts: `alltoall` sends a token to each of "
-        "its experts, `deepep` and `hybridep` once per node that has one, and on over the links "
-        "inside. Its option overrides it.",
+        "Of tokens to their experts: `alltoall` sends a token to each of its experts, `deepep` and "
+        "`hybridep` once per node that has one, and on over the links inside (in decode to each "
+        "expert), `allgather` to every rank, whose outputs are summed and scattered. Its option "
+        "overrides it.",
     ] = "alltoall"
     narrow_param_gather: Annotated[
         bool, "ZeRO-3 and FSDP gather linear layers' weights in the 8 bit of their products."

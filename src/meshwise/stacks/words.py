@@ -8,7 +8,7 @@ Run = Literal["training", "inference", "collectives"]
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
 Moments = Literal["fp32", "bf16", "fp16", "fp8"]
 Optimizer = Literal["adam", "muon", "lion", "sgd", "adafactor"]
-Dispatcher = Literal["alltoall", "deepep", "hybridep"]
+Dispatcher = Literal["alltoall", "deepep", "hybridep", "allgather"]
 # parts of a layer that selective recomputation may do again (Megatron-Core's words)
 Module = Literal[
     "core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"

@@ -51,7 +51,7 @@ _GIVEN_BY = {
     "global_batch": ("global_batch", "local_batch", "step_tokens", "micro_batch", "accumulation"),
     "model": ("model", "stem", "family", "recipe"),
     "memory_share": ("memory_share", "cache_share"),
-    "dispatcher": ("dispatcher", "backend", "script_backend", "deepep"),
+    "dispatcher": ("exchange", "dispatcher", "backend", "script_backend", "deepep"),
     "overlap": ("tp_overlap",),
     "dtype": (
         "dtype",

@@ -45,6 +45,24 @@ def server_limits(job: Job) -> Settings:
     return {name: value for name, value in said.items() if value is not None}
 
 
+def exchange_settings(job: Job, backends: dict[str, str]) -> Settings:
+    """The backend of experts' exchange that is the job's dispatcher; ``backends``: a server's word → which
+    it is, the first of each being the one that is written."""
+    known = [own for own, dispatcher in backends.items() if dispatcher == job.dispatcher]
+    return {"exchange": known[0]} if known else {}
+
+
+def exchange_fields(s: Settings, backends: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """(the dispatcher that a server's backend is, notes)."""
+    said = s.get("exchange")
+    if said is None:
+        return {}, []
+    if said not in backends:
+        return {}, [f"experts' exchange by {said} is not priced: the stack's own is"]
+    found = backends[said]
+    return {"dispatcher": found}, [f"experts' exchange by {said} is priced as {found}"]
+
+
 def rule_settings(job: Job, names: dict[tuple[str, bool], str]) -> Settings:
     """Switches of a server that say the job's rules; ``names``: of the field at a value."""
     return {own: True for (field, value), own in names.items() if getattr(job, field) is value}

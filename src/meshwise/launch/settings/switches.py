@@ -39,7 +39,7 @@ def switch_settings(job: Job) -> Settings:
     s: Settings = {}
     if job.ep > 1:
         known = job.dispatcher in _BACKENDS
-        s["dispatcher"] = "flex" if known else "alltoall"
+        s["dispatcher"] = "flex" if known else job.dispatcher or "alltoall"
         if known:
             s["backend"] = job.dispatcher
     if job.overlap_experts:
@@ -77,7 +77,7 @@ def switch_fields(s: Settings, ep: int) -> Read:
             notes.append(f"the dispatcher {backend} is priced as deepep")
         found["dispatcher"] = backend if backend in _BACKENDS else "deepep"
     elif ep > 1 and kind == "allgather":  # the all-to-all is what stacks do by themselves
-        notes.append("the dispatcher allgather (the default) is priced as alltoall")
+        found["dispatcher"] = "allgather"
     if s.get("overlap_experts"):
         found["overlap_experts"] = True
     named = tuple(dict.fromkeys(s.get("modules") or ()))

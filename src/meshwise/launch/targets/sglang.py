@@ -9,7 +9,13 @@ from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, rule_settings, server_limits
+from meshwise.launch.settings.serving import (
+    drafts,
+    exchange_fields,
+    exchange_settings,
+    rule_settings,
+    server_limits,
+)
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -36,10 +42,22 @@ def _settings(job: Job) -> Settings:
         s["max_seqs"] *= job.dp
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
+    s |= exchange_settings(job, _BACKENDS)
     s |= rule_settings(job, {("eager", True): "eager", ("chunked_prefill", True): "mixed"})
     if job.chunked_prefill is False and job.chunk is None:
         s["chunk"] = -1
     return s | formats.format_settings(job, "fp8_e4m3")
+
+
+# moe_a2a_backend of its server arguments; those of low latency in decode as its own are (deepep_mode auto)
+_BACKENDS = {
+    "none": "allgather",
+    "deepep": "deepep",
+    "mooncake": "deepep",
+    "nixl": "deepep",
+    "mori": "deepep",
+    "flashinfer": "alltoall",
+}
 
 
 def read(s: Settings, world: int | None) -> Read:
@@ -70,7 +88,8 @@ def read(s: Settings, world: int | None) -> Read:
         found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * (1 if joined else dp)
-    notes: list[str] = []
+    exchanged, notes = exchange_fields(s, _BACKENDS)
+    found |= exchanged
     if s.get("speculation"):
         more, said = _drafts(s)
         found |= more

@@ -12,6 +12,8 @@ from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
 from meshwise.launch.settings.serving import (
     drafts,
+    exchange_fields,
+    exchange_settings,
     is_routed,
     rule_fields,
     rule_settings,
@@ -61,9 +63,26 @@ def _settings(job: Job) -> Settings:
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
     s |= rule_settings(job, _RULES)
+    s |= exchange_settings(job, _BACKENDS)
     return s | formats.format_settings(job, "fp8")
 
 
+# vllm/config/parallel.py of 0.33.0 and of releases before: kernels of low latency send each copy by itself
+_BACKENDS = {
+    "allgather_reducescatter": "allgather",
+    "naive": "allgather",
+    "deepep_high_throughput": "deepep",
+    "deepep_v2": "deepep",
+    "mori_high_throughput": "deepep",
+    "mori": "deepep",
+    "deepep_low_latency": "alltoall",
+    "mori_low_latency": "alltoall",
+    "pplx": "alltoall",
+    "nixl_ep": "alltoall",
+    "flashinfer_all2allv": "alltoall",
+    "flashinfer_nvlink_one_sided": "alltoall",
+    "flashinfer_nvlink_two_sided": "alltoall",
+}
 _RULES = {
     ("eager", True): "eager",
     ("eager", False): "graphs",
@@ -104,7 +123,8 @@ def read(s: Settings, world: int | None) -> Read:
         **formats.format_fields(s),
         **rule_fields(s, {"eager": ("eager", "graphs"), "chunked_prefill": ("chunked", "whole")}),
     }
-    notes = []
+    exchanged, notes = exchange_fields(s, _BACKENDS)
+    found |= exchanged
     if not spread and dp > 1 and s.get("experts") is None:
         notes.append(
             "experts, if the model has any, lie by TP over all tp · dp ranks (etp = tp · dp)"

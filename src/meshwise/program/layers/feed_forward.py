@@ -65,7 +65,7 @@ def routed_tokens(ctx: Context) -> Array:
 
 
 def exchanges_tokens(ctx: Context) -> Array:
-    """Whether experts get their tokens by all-to-all.
+    """Whether experts get their tokens from other ranks (by the stack's dispatcher).
 
     In training with ep > 1, and in inference where the experts' grid is larger than the TP group;
     an engine whose TP ranks all hold all tokens just computes its own experts and reduces.
@@ -165,6 +165,10 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
     )
     payload = rows * h * w.activation
+    gathers = ctx.stack.communication.dispatcher == "allgather" and not ctx.stack.ideal
+    there, back_again = ("all_gather", "reduce_scatter") if gathers else ("all_to_all",) * 2
+    if gathers:  # every rank's tokens on all of them, once
+        payload = routed_tokens(ctx) * layout.ep * h * w.activation
     # Where experts are split, each of their ranks exchanges its share of the rows, and the rows are
     # gathered and summed among them (Megatron-Core's all-to-all dispatcher).
     shares = etp if ctx.training else np.int64(1)
@@ -189,7 +193,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     moved = _expert_activation(ctx, rows, width, moe.expert)
     # decode's kernels send each copy by itself, for the latency
     by_node = (
-        ctx.stack.communication.dispatcher != "alltoall"
+        ctx.stack.communication.dispatcher not in ("alltoall", "allgather")
         and ctx.phase != "decode"
         and not ctx.stack.ideal
     )
@@ -204,13 +208,13 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         router,
         *into,
         permute._replace(gradient_bytes=summed),
-        collective_op("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective_op("moe.dispatch", there, "ep", **swap)._replace(copies=copies),
         collective_op("moe.gather", "all_gather", "etp", **among),
         up,
         elementwise("moe.activation", w.activation_dtype, moved),
         down,
         collective_op("moe.scatter", "reduce_scatter", "etp", **among),
-        collective_op("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective_op("moe.combine", back_again, "ep", **swap)._replace(copies=copies),
         collective_op("moe.replicas_out", "reduce_scatter", "etp", **replicas),
         unpermute._replace(gradient_bytes=spread),
         *back,

@@ -16,7 +16,7 @@ class EngineLimits(NamedTuple):
 
     ``memory_share``: of what the stack's ``kv_budget`` says (0.05 to 1). ``chunk``: tokens of an iteration.
     ``eager``: no CUDA graphs. ``chunked_prefill``: False: prompts are not cut; True: they are, and share
-    iterations with decodes.
+    iterations with decodes. ``dispatcher``: how experts get their tokens.
     """
 
     memory_share: float | None = None
@@ -24,6 +24,7 @@ class EngineLimits(NamedTuple):
     chunk: int | None = None
     eager: bool | None = None
     chunked_prefill: bool | None = None
+    dispatcher: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -41,6 +42,8 @@ class EngineLimits(NamedTuple):
                 if self.chunked_prefill
                 else "prompts that are not cut"
             )
+        if self.dispatcher is not None:
+            found.append(f"the dispatcher {self.dispatcher}")
         if self.memory_share is not None:
             found.append(f"{self.memory_share:g} of the memory")
         return tuple(found)
@@ -78,6 +81,8 @@ def limited_stack(stack: Stack, limits: EngineLimits) -> Stack:
         changes["whole_prompts"] = not limits.chunked_prefill
         if limits.chunked_prefill:
             changes["mixes_prefill"] = True
+    if limits.dispatcher is not None:
+        changes["dispatcher"] = limits.dispatcher
     if limits.max_sequences is not None:
         most = limits.max_sequences
         changes |= {"max_sequences": most, "max_sequences_small": most}

@@ -99,8 +99,7 @@ def steady(
     decode = iteration.decode_s(engine, batch, w.context, w.queries, groups)
     decode = decode + draft_s(engine, w, batch)
     prompt = _prompt(engine, w, batch)
-    one = iteration.prefill(engine, np.int64(1), prompt.chunk, prompt.cached)
-    alone = one.series_s(prompt.chunks)
+    alone = iteration.prompt_alone(engine, prompt.chunk, prompt.cached).series_s(prompt.chunks)
     times = _mixed if stack.scheduler.mixes_prefill else _prompts_first
     tpot, ttft = times(engine, w, batch, decode, prompt, groups)
     service = ttft + (w.osl - 1) * tpot
