@@ -111,7 +111,7 @@ def _fewer(ways: list[Way]) -> list[Way]:
 def _merged(ways: list[Way]) -> Way:
     first = ways[0]
     first.merged = max(way.merged for way in ways) + (len(ways) > 1)
-    for name in list(dict.fromkeys(n for way in ways for n in way.memory.values)):
+    for name in _unlike(ways):
         values = [way.memory.get(name) for way in ways]
         if any(v != values[0] for v in values):
             only = [v for v in values if isinstance(v, str) and reasons(v)]
@@ -122,6 +122,19 @@ def _merged(ways: list[Way]) -> Way:
         k: v for k, v in first.functions.items() if all(w.functions.get(k) is v for w in ways)
     }
     return first
+
+
+def _unlike(ways: list[Way]) -> list[str]:
+    """Variables that ways may disagree on, in the order in which they are set. Most are the same object in all:
+    a script of a thousand branches sets as many, and is merged as often."""
+    first, *others = (way.memory.values for way in ways)
+    unlike: set[str] = set()
+    for values in others:
+        unlike.update([n for n, v in values.items() if first.get(n) is not v])
+        unlike.update(first.keys() - values.keys())
+    if not unlike:
+        return []
+    return [n for n in dict.fromkeys(n for v in (first, *others) for n in v) if n in unlike]
 
 
 def changed_is_unknown(way: Way, before: dict[str, ShellValue], what: str) -> None:
