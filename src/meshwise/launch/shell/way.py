@@ -125,16 +125,18 @@ def _merged(ways: list[Way]) -> Way:
 
 
 def _unlike(ways: list[Way]) -> list[str]:
-    """Variables that ways may disagree on, in the order in which they are set. Most are the same object in all:
-    a script of a thousand branches sets as many, and is merged as often."""
-    first, *others = (way.memory.values for way in ways)
+    """Variables that ways may disagree on, in the order in which they are set: those of the ends of their logs
+    that they do not share, as a script of a thousand branches is merged about as often."""
+    first, *others = (way.memory for way in ways)
     unlike: set[str] = set()
-    for values in others:
-        unlike.update([n for n, v in values.items() if first.get(n) is not v])
-        unlike.update(first.keys() - values.keys())
-    if not unlike:
-        return []
-    return [n for n in dict.fromkeys(n for v in (first, *others) for n in v) if n in unlike]
+    for other in others:
+        at = first.parts_from(other)
+        unlike.update(name for log in (first.log, other.log) for name, _ in log[at:])
+    found = [name for name in first.values if name in unlike]
+    if len(found) < len(unlike):
+        more = (name for other in others for name in other.values if name in unlike)
+        found = list(dict.fromkeys((*found, *more)))
+    return found
 
 
 def changed_is_unknown(way: Way, before: dict[str, ShellValue], what: str) -> None:
