@@ -140,8 +140,8 @@ def answers() -> dict[str, list[Any]]:
     llama, mix = mw.model("llama-3.1-70b"), mw.model("mixtral-8x7b")
     load = mw.Serving(isl=2048, osl=256, concurrency=32)
     served = mw.plan(
-        *(llama, hgx, load),
-        gpus=16,
+        *(mw.model("llama-3.1-8b"), hgx, load),
+        gpus=4,
         ttft_s=1.0,
         tpot_s=0.04,
         disaggregated=True,
@@ -281,6 +281,7 @@ def test_both_readmes_show_the_same_commands_and_figures() -> None:
     assert speed[0] == speed[1] and len(speed[0]) == 3
 
 
+@pytest.mark.matrix  # a minute; `make docs` builds it too
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Where the ``docs`` extra is installed."""
     pytest.importorskip("furo")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from contract import Refused, ask
 from running import run
+from tests.deep import deep
 
 import meshwise as mw
 
@@ -38,17 +39,26 @@ FORMATS = (
     ("--dtype", "bf16", "--weight-dtype", "fp8"),
 )
 CLUSTERS = ("hgx-h100", "hgx-b200", "dgx-a100", "l40s-8x")
+# that take longest, each of a kind and with formats that another one has too
+LONG = ("gpt-oss-20b", "Qwen/Qwen3-32B-FP8", "deepseek-v2-lite", "command-r", "phi-3-medium")
+LONG += ("RedHatAI/Llama-3.3-70B-Instruct-quantized.w8a8",)
 CASES = 96 if os.environ.get("MESHWISE_MATRIX") else len(MODELS)
 
 
-def questions() -> list[tuple[str, str, int, tuple[str, ...]]]:
+def questions() -> list[Any]:
     """Every model, every set of formats; clusters and degrees by the dice, always the same."""
     dice = random.Random(20)
-    return [
+    asked = [
         (MODELS[i % len(MODELS)], dice.choice(CLUSTERS), dice.choice((1, 2, 4, 8)),
          FORMATS[(i + i // len(MODELS)) % len(FORMATS)])
         for i in range(CASES)
     ]  # fmt: skip
+    return [deep(*one) if one[0] in LONG else one for one in asked]
+
+
+def test_few_models_have_all_formats() -> None:
+    usual = [one for one in questions() if isinstance(one, tuple)]
+    assert {formats for *_, formats in usual} == set(FORMATS)
 
 
 class Said(dict[str, Any]):
