@@ -36,7 +36,7 @@ CHOSEN = (
 
 # Of these the models whose searches take seconds: the others' searches are walked by `make matrix` alone.
 SEARCHED = ("zamba2-7b", "granite-4.0-h-tiny", "gpt_bigcode-santacoder.json", "deepseek-v2-4l")
-SEARCHED += ("qwen1.5-moe-a2.7b",)
+SEARCHED += ("qwen1.5-moe-a2.7b", "Gemma-4-26B-A4B-NVFP4.json")
 
 
 def chosen() -> list[str]:
