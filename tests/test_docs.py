@@ -140,8 +140,8 @@ def answers() -> dict[str, list[Any]]:
     llama, mix = mw.model("llama-3.1-70b"), mw.model("mixtral-8x7b")
     load = mw.Serving(isl=2048, osl=256, concurrency=32)
     served = mw.plan(
-        *(mw.model("llama-3.1-8b"), hgx, load),
-        gpus=4,
+        *(llama, hgx, load),
+        gpus=16,
         ttft_s=1.0,
         tpot_s=0.04,
         disaggregated=True,
