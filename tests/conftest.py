@@ -26,6 +26,15 @@ def once_in_a_run(folder: Path, name: str, make: Callable[[], Any]) -> Any:
         return made
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those marked ``first`` where a process of several begins: each gets a part of the list to begin with."""
+    first = [item for item in items if item.get_closest_marker("first") is not None]
+    rest = [item for item in items if item.get_closest_marker("first") is None]
+    for i, item in enumerate(first):
+        rest.insert(i * (len(rest) + 1) // max(len(first), 1), item)
+    items[:] = rest
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _shipped_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of a table of 700 runs that are simulated a minute; a dozen tests ask for them."""

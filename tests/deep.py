@@ -13,6 +13,11 @@ def deep(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.matrix)
 
 
+def every(number: int, *, of: int) -> list[Any]:
+    """Parts of a long list of cases, for ``list[part::of]``: so many, the others in `make matrix` alone."""
+    return [part if part < number else deep(part) for part in range(of)]
+
+
 def deep_but(usual: Iterable[str], names: Iterable[str]) -> list[Any]:
     """All names; those that are not among the usual ones in `make matrix` alone."""
     kept = set(usual)

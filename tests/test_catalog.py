@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.deep import deep
 
 import meshwise as mw
 from meshwise import catalog
@@ -90,18 +91,22 @@ def test_pcie_is_of_one_direction(name, low, high):
     assert low * GB <= rate <= high * GB
 
 
+@pytest.mark.parametrize("phases", [1, deep(3)])
 @pytest.mark.parametrize("name", entries("clusters"))
-def test_cluster(name):
+def test_cluster(name, phases):
+    """Each cluster prices a phase, the next one another, and in `make matrix` all of them."""
     found = mw.cluster(name)
     assert found.source, "no source"
     assert found.devices >= 1
     assert found.node_devices <= found.devices
     small = mw.model("tinyllama-1.1b")
-    for work in (
+    works = (
         mw.Training(batch=4, seq=512),
         mw.Decode(batch=4, context=512),
         mw.Prefill(batch=4, seq=512),
-    ):
+    )
+    first = catalog.names("clusters").index(name)
+    for work in [works[(first + i) % len(works)] for i in range(phases)]:
         record = mw.scale(small, found, work).to_dict()
         text = json.dumps(record, allow_nan=False)
         assert text

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.deep import deep
 
 from meshwise.cli import COMMANDS, main
 
@@ -110,7 +111,7 @@ def test_every_reason_still_has_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, rounds", [("layouts", "1"), ("startup", "1"), ("serving", "--rounds=1")]
+    "name, rounds", [("layouts", "1"), ("startup", "1"), deep("serving", "--rounds=1")]
 )
 def test_a_benchmark_runs(name: str, rounds: str) -> None:
     command = [sys.executable, f"benchmarks/{name}.py", rounds]
@@ -119,7 +120,8 @@ def test_a_benchmark_runs(name: str, rounds: str) -> None:
     assert "Traceback" not in ran.stderr, ran.stderr
 
 
-def test_the_planner_s_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("large", [False, deep(True)])  # the README's own row
+def test_the_planner_s_benchmark_runs(large: bool, capsys: pytest.CaptureFixture[str]) -> None:
     import importlib.util
 
     spec = importlib.util.spec_from_file_location(
@@ -128,6 +130,7 @@ def test_the_planner_s_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> Non
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.command_line(module.SPARSE, 1)  # the README's own row
     module.rate("gpt3-175b", "dgx-a100", 8, 8, 2048)
-    assert "kimi-k2" in capsys.readouterr().out
+    if large:
+        module.command_line(module.SPARSE, 1)
+    assert ("kimi-k2" in capsys.readouterr().out) is large

@@ -281,6 +281,7 @@ def test_both_readmes_show_the_same_commands_and_figures() -> None:
     assert speed[0] == speed[1] and len(speed[0]) == 3
 
 
+@pytest.mark.matrix  # a minute; `make docs` builds it too
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Where the ``docs`` extra is installed."""
     pytest.importorskip("furo")

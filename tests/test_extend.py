@@ -24,12 +24,11 @@ def blocks(language):
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the package; ``ask`` runs a command of it."""
-    shutil.copytree(
-        ROOT / "src/meshwise", tmp_path / "meshwise", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "src/meshwise", tmp_path / "meshwise")  # with what is compiled of it
 
     def ask(*argv):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         done = subprocess.run(
             [sys.executable, "-m", "meshwise", *argv], cwd=tmp_path, env=environment,
             capture_output=True, text=True, timeout=60,

@@ -216,6 +216,13 @@ def test_results_have_their_figures_as_attributes() -> None:
             assert getattr(answer, name) == record[name], (type(answer), name)
 
 
+@pytest.mark.parametrize("value", ["no such thing", [], 2.5, -3, float("nan"), mw.Training])
+def test_an_acceptance_is_a_share_whatever_the_command_starts(value: Any) -> None:
+    with pytest.raises(mw.MeshwiseError) as caught:
+        mw.read_command(**CALLS["read_command"], acceptance=value)
+    assert caught.value.field == "acceptance"
+
+
 @pytest.mark.parametrize("name", [n for n in CALLS if inspect.isroutine(public(n))])
 def test_an_unknown_keyword_is_refused_by_name(name: str) -> None:
     """A slip in a keyword is bad input like any other: not a signature's traceback."""

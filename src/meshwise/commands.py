@@ -17,7 +17,7 @@ from meshwise.models.names import HUB_ID
 from meshwise.models.served.nearest import nearest_preset
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import count
+from meshwise.strict_tables import count, fraction
 
 if TYPE_CHECKING:
     from meshwise.answers.export import ExportResult
@@ -176,6 +176,8 @@ def read_command(
     ):
         if number is not None:
             count(number, option)
+    if acceptance is not None:
+        acceptance = fraction(acceptance, "acceptance", low=0.0, high=1.0)
     if name is not None:
         given(name, str, "name", "the name of a file")
     if which is not None and (isinstance(which, bool) or not isinstance(which, int | str)):

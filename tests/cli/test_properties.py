@@ -6,7 +6,7 @@ from running import run
 from test_bad_input import GOOD, OWN
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

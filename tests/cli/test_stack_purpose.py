@@ -26,7 +26,7 @@ TRAINED = [
     ("explain", *ON, *TRAIN, "--tp", "8"),
     ("scale", *ON, *TRAIN),
     ("scale", *ON, *TRAIN, "--gpus", "8,16"),
-    ("scale", *ON, *TRAIN, "--sweep", "inter.bandwidth=25GB/s:400GB/s"),
+    ("scale", *ON, *TRAIN, "--sweep", "inter.bandwidth=100GB/s:200GB/s"),
     ("plan", *ON, *TRAIN, "--gpus", "8"),
     (
         *("import", "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8"),

@@ -1,6 +1,7 @@
 """Kernel times against measured calls, and the properties that any shape must have."""
 
 import csv
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,13 +52,18 @@ def sample():
 SAMPLE = sample()
 
 
+@functools.cache
+def table_of(name):
+    return catalog.load("kernels", name, "kernels")[1]
+
+
 def entry(name, part):
     group, kind = part.split(".")
-    return catalog.load("kernels", name, "kernels")[1][group][kind]
+    return table_of(name)[group][kind]
 
 
 def chip(name, peak):
-    table = catalog.load("kernels", name, "kernels")[1]
+    table = table_of(name)
     return k.Chip(table["sms"], peak, table["memory_bandwidth"])
 
 

@@ -1,6 +1,7 @@
 """Recurrences and sparse attention against measured calls, and the properties that any shape must have."""
 
 import csv
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -35,15 +36,20 @@ def sample(name):
 SAMPLE = sample("recurrence_calls.csv") | sample("sparse_calls.csv")
 
 
+@functools.cache
+def table_of(name):
+    return catalog.load("kernels", name, "kernels")[1]
+
+
 def entry(name, part):
-    found = catalog.load("kernels", name, "kernels")[1]
+    found = table_of(name)
     for key in part.split("."):
         found = found[key]
     return found
 
 
 def chip(name, peak):
-    table = catalog.load("kernels", name, "kernels")[1]
+    table = table_of(name)
     return k.Chip(table["sms"], peak, table["memory_bandwidth"])
 
 

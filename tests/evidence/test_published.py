@@ -24,7 +24,12 @@ def summary(kind: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", TABLE_KINDS)
+LONG = ("training", "serving")  # a minute each
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.first) if k in LONG else k for k in TABLE_KINDS]
+)
 def test_published_tables_are_read_whole(kind: str) -> None:
     result = validated(kind)
     assert result.invalid == 0

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.cli.running import run
+from tests.deep import deep
 
 from meshwise.errors import InputError
 from meshwise.launch import parse
@@ -84,11 +85,11 @@ def test_a_command_is_priced_as_serve_prices_its_options(stack, command, said):
     [
         ("vllm", ""),
         ("vllm", "--max-num-seqs 2"),
-        ("vllm", "--max-num-batched-tokens 512"),
-        ("vllm", "--enforce-eager"),
-        ("vllm", "--quantization fp8"),
+        deep("vllm", "--max-num-batched-tokens 512"),
+        deep("vllm", "--enforce-eager"),
+        deep("vllm", "--quantization fp8"),
         ("sglang", "--enable-mixed-chunk"),
-        ("trtllm", "--max_batch_size 2"),
+        deep("trtllm", "--max_batch_size 2"),
     ],
 )
 def test_import_and_a_plan_have_one_figure_for_one_layout(stack, flag):

@@ -99,14 +99,14 @@ def round_trip(job: Job, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVING)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(job=serving_jobs())
 def test_serving_round_trip(name: str, job: Job) -> None:
     round_trip(job, name)
 
 
 @pytest.mark.parametrize("name", TRAINING)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(job=training_jobs())
 def test_training_round_trip(name: str, job: Job) -> None:
     round_trip(job, name)
@@ -433,7 +433,7 @@ def test_bad_commands(text: str, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for command in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.deep import deep_but
 
 import meshwise as mw
 from meshwise import launch
@@ -12,7 +13,7 @@ MODELS = ("llama-3.1-8b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite")
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", deep_but(("llama-3.1-8b", "deepseek-v2-lite"), MODELS))
 def test_every_layout_of_a_plan_is_a_command(model: str, engine: str) -> None:
     load = mw.Serving(isl=1024, osl=256, concurrency=64)
     rows = mw.plan(model, "hgx-h100", load, stack=engine, gpus=8, top=200).layouts

@@ -157,3 +157,30 @@ def test_values_and_files_that_are_given_beside_a_text() -> None:
     text = f"source env.sh\nN=$(wc -l < hosts)\n{SERVE} $((TP * N))\n"
     (script,) = read_script(text, given={"N": "2"}, files={"env.sh": "TP=4\n"})
     assert script.commands[-1].words[-1] == "8"
+
+
+def test_a_text_that_is_read_again_is_read_with_what_is_given_then() -> None:
+    """What a shell does with a text is kept for the next reading of it, with what is beside it."""
+    text = "source env.sh\nvllm serve m -tp ${TP:-2} -pp ${PP:-1}"
+
+    def words(given: dict[str, str], files: dict[str, str]) -> list[str]:
+        (script,) = read_script(text, given=given, files=files)
+        return script.commands[-1].words[3:]
+
+    wanted = ["-tp", "4", "-pp", "1"]
+    assert words({}, {}) == words({}, {}) == ["-tp", "2", "-pp", "1"]
+    assert words({"TP": "4"}, {}) == words({"TP": "4"}, {}) == wanted
+    assert words({}, {"env.sh": "TP=4"}) == wanted
+    assert words({}, {"env.sh": "PP=8"}) == ["-tp", "2", "-pp", "8"]
+    words({}, {})[:] = []  # whoever changes an answer changes that one
+    assert words({}, {}) == ["-tp", "2", "-pp", "1"]
+
+
+def test_many_branches_leave_what_they_agree_on() -> None:
+    """Ways are merged over and over: what some set is not known, what all set or none is."""
+    branches = [f'if [ "$C{i}" = y ]; then A{i}={i}; SAME=7; else SAME=7; fi' for i in range(40)]
+    text = "\n".join(["TP=2", *branches, "vllm serve m -tp $TP -pp $SAME --seed $A3"])
+    for script in read_script(text):
+        (command,) = script.commands
+        assert command.words[:7] == ["vllm", "serve", "m", "-tp", "2", "-pp", "7"]
+    assert any("A3" in s.commands[0].words[-1] for s in read_script(text))

@@ -45,7 +45,7 @@ def test_every_wrapper_is_read_back(name: str, wrapper: str, data: st.DataObject
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("name", "wrapper"), WRAPPED)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_every_wrapper_is_read_back_widely(name: str, wrapper: str, data: st.DataObject) -> None:
     drawn = serving_jobs() if target(name).phase == "serve" else training_jobs()

@@ -20,7 +20,7 @@ from meshwise.layouts.rules.rulebook import RULES, broken, refuse, refuse_pins
 HGX = mw.cluster("hgx-h100", nodes=8)
 MODELS = ("llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "qwen3-235b-a22b-fp8", "bloom-176b")
 STACKS = ("megatron-core", "nanotron", "torchtitan-fsdp", "vllm", "tgi-2023", "ideal")
-MANY = 120
+MANY = 50
 
 
 def some_layout(draw: random.Random, phase: str) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_a_limit_names_the_stack() -> None:
 QWEN = "qwen3-235b-a22b-fp8"  # experts of 1,536 in blocks of 128: eight shards cut a block
 
 
+@functools.cache
+def planned() -> list[dict[str, Any]]:
+    load = mw.Serving(isl=512, osl=64, concurrency=32)
+    found = mw.plan(QWEN, "hgx-h100", load, stack="sglang", gpus=8, top=100).to_dict()
+    rows: list[dict[str, Any]] = found["layouts"]
+    return rows
+
+
 @pytest.mark.parametrize(("ep", "legal"), [(1, False), (2, True), (8, True)])
 def test_blocks_of_experts_are_cut_by_their_own_degree(ep: int, legal: bool) -> None:
     """With expert parallelism an expert lies on fewer ranks than TP has (vLLM's way to TP8)."""
@@ -139,7 +148,7 @@ def test_blocks_of_experts_are_cut_by_their_own_degree(ep: int, legal: bool) -> 
         ):
             with pytest.raises(mw.MeshwiseError, match=r"1\.5 blocks"):
                 ask()
-    found = mw.plan(QWEN, "hgx-h100", load, stack=stack, gpus=8, top=100).to_dict()["layouts"]
+    found = planned()
     assert {r["etp"] for r in found} <= {1, 2, 4}
     assert not legal or (8, ep) in {(r["tp"], r["ep"]) for r in found}
 

@@ -15,7 +15,7 @@ from meshwise import catalog
 
 MANY = bool(os.environ.get("MESHWISE_MATRIX"))  # make matrix
 SEED = os.environ.get("MESHWISE_SEED")  # others than those that every run draws
-SETTINGS = settings(max_examples=2000 if MANY else 100, deadline=None, derandomize=not SEED)
+SETTINGS = settings(max_examples=2000 if MANY else 40, deadline=None, derandomize=not SEED)
 MODELS = st.sampled_from(walk.presets())
 CLUSTERS = st.sampled_from(catalog.names("clusters"))
 STACKS = st.sampled_from([*catalog.names("stacks"), None])

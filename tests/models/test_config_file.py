@@ -208,7 +208,7 @@ def read_or_refuse(config: object) -> None:
     assert len(model.blocks) <= model.layers
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_mutation_gives_a_model_or_a_refusal(data: st.DataObject) -> None:
     config = copy.deepcopy(CONFIGS[data.draw(st.sampled_from(sorted(CONFIGS)))])
@@ -237,7 +237,7 @@ def keys_of(model_type: str) -> list[str]:
                            "moe_layer_freq", "word_embed_proj_dim", "block_configs"})  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_keys_of_any_family_give_a_model_or_a_refusal(data: st.DataObject) -> None:
     model_type = data.draw(st.sampled_from(sorted(FAMILIES)))
@@ -246,7 +246,7 @@ def test_any_keys_of_any_family_give_a_model_or_a_refusal(data: st.DataObject) -
     read_or_refuse(config)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(stated=st.dictionaries(
     st.sampled_from(["quant_method", "bits", "group_size", "config_groups", "ignore", "format",
                      "modules_to_not_convert", "weight_block_size", "quant_algo", "load_in_4bit",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from tests.deep import deep
 
 from meshwise import catalog
 from meshwise.errors import InputError, MeshwiseError, meant, slips
@@ -133,7 +134,7 @@ def test_words_in_any_order(name: str, preset: str, stored: str | None) -> None:
     assert (found.quantization.weight_dtype if found.quantization else None) == stored
 
 
-@pytest.mark.parametrize("publisher", ["", "nvidia/", "Qwen/", "meta-llama/"])
+@pytest.mark.parametrize("publisher", ["", "nvidia/", deep("Qwen/"), deep("meta-llama/")])
 @pytest.mark.parametrize("preset", ["llama-4-maverick", "gpt2", "kimi-k2", "falcon-7b", "mpt-7b"])
 def test_every_format_of_every_kind_of_file(preset: str, publisher: str) -> None:
     """A model or one line: sizes stand under other keys, or in the block of a language model."""

@@ -3,6 +3,7 @@ that depends on shapes alone, times the bytes of the format beside it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,9 +51,12 @@ def work(phase: str, formats: mw.Formats) -> mw.Workload:
     return mw.Decode(batch=4, context=64, formats=formats)
 
 
+model_of = functools.cache(mw.model)  # a file of formats takes a while to read
+
+
 def operations(model: str, stack: Stack, load: mw.Workload, grid: dict[str, int]) -> list[Op]:
     layout = Layouts(**{name: np.int64(value) for name, value in grid.items()})
-    p = program(mw.model(model), stack, load, layout)
+    p = program(model_of(model), stack, load, layout)
     parts = (*p.layers, p.embedding, p.head, p.transfer, *p.update)
     return [op for part in parts for op in part]
 

@@ -125,7 +125,7 @@ def priced(model, cluster, w, stack, layouts):
     return rows
 
 
-@pytest.mark.parametrize(("model", "gpus"), [(DENSE, 8), deep(DENSE, 12), (SPARSE, 16)])
+@pytest.mark.parametrize(("model", "gpus"), [(DENSE, 8), deep(DENSE, 12), deep(SPARSE, 16)])
 def test_brute_force(model: Model, gpus: int) -> None:
     """Every layout by nested loops: the same number, the same number that fit, the same ranking."""
     stack = load_stack("megatron-core")

@@ -92,13 +92,9 @@ def test_limits_by_brute_force() -> None:
     plan = plan_serving(LLAMA, HGX, VLLM, LOAD, 8, {"tp": (4, 8), "pp": (1,)}, limits=limits)
     assert plan.rows
     for row in plan.rows:
-        good = []
-        for replica in range(1, 160):
-            w = msgspec.structs.replace(LOAD, concurrency=replica * row.layout.dp)
-            s = steady(LLAMA, HGX, VLLM, arrays(row.layout), w)
-            if bool(within(s, limits)) and bool(s.fits):
-                good.append(replica * row.layout.dp)
-        assert row.concurrency == max(good)
+        flights = np.arange(1, 160) * row.layout.dp
+        s = steady(LLAMA, HGX, VLLM, arrays(row.layout), LOAD, flights)
+        assert row.concurrency == flights[within(s, limits) & s.fits].max()
         assert row.ttft_s <= 1.0
         assert row.tpot_s <= 0.035
 
@@ -110,12 +106,14 @@ def test_every_limit_by_brute_force(name: str) -> None:
     w = msgspec.structs.replace(LOAD, isl=512)
     layouts, _ = serving_space(LLAMA, stack, 8, {"tp": (4,)})
     server = Server(LLAMA, HGX, stack, w)
-    tables = [server.at(layouts, n * layouts.dp).steady for n in number]
-    ttft = np.array([s.ttft_s + s.queue_s for s in tables])
+    size = layouts.tp.size
+    every = some_columns(layouts, np.tile(np.arange(size), number.size))
+    s = server.at(every, np.repeat(number, size) * every.dp, False).steady
+    ttft = (s.ttft_s + s.queue_s).reshape(number.size, size)
     dips = np.sort(ttft[1:][np.diff(ttft, axis=0) < 0])
     assert (dips.size > 0) != stack.mixes_prefill
     limits = [*np.geomspace(ttft[0].max(), ttft[100].min(), 8), *(dips[:8] * 1.001)]
-    room = tables[0].max_concurrency // layouts.dp
+    room = s.max_concurrency[:size] // layouts.dp
     for limit in limits:
         good = (ttft <= limit) & (number[:, None] <= room)
         most = np.where(good, number[:, None], 0).max(axis=0)

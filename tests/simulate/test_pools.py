@@ -155,7 +155,7 @@ WHERE = mw.cluster("hgx-h100", nodes=2)
 @pytest.mark.parametrize(
     ("model", "stack", "isl", "osl"),
     [
-        ("llama-3.1-8b", "vllm", 4096, 512),
+        deep("llama-3.1-8b", "vllm", 4096, 512),
         deep("llama-3.1-70b", "sglang", 2048, 512),
         deep("llama-3.1-70b", "trtllm", 2048, 512),
         ("qwen3-30b-a3b", "vllm", 2048, 256),

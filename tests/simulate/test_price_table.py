@@ -30,7 +30,7 @@ def engine(model, stack="vllm", tp=4, pp=1, **changes):
     return Engine(mw.model(model), mw.cluster("hgx-h200"), chosen, arrays(Layout(tp=tp, pp=pp)))
 
 
-def states(seed, n=60):
+def states(seed, n=30):
     dice = random.Random(seed)
     for _ in range(n):
         yield (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deep import deep
 from tests.models.checkpoint import layouts, written
 from tests.models.checkpoint.written import Shape
 
@@ -172,6 +173,7 @@ def test_as_derived(name: str, tmp_path: Path) -> None:
 def deepseek_v3(c: dict[str, Any]) -> Tensors:
     """FP8 in blocks; embedding, head, norms and routers in 16 bits; a layer of multi-token prediction."""
     h, q, kv, r, heads = 7168, 1536, 512, 64, 128
+    layers, experts = c["num_hidden_layers"], c["n_routed_experts"]
     found = {"model.embed_tokens.weight": bf16(129280, h)}
 
     def product(path: str, n: int, k: int) -> None:
@@ -182,7 +184,7 @@ def deepseek_v3(c: dict[str, Any]) -> Tensors:
         product(f"{path}.up_proj", width, h)
         product(f"{path}.down_proj", h, width)
 
-    for i in range(62):
+    for i in range(layers + 1):
         at = f"model.layers.{i}"
         product(f"{at}.self_attn.q_a_proj", q, h)
         product(f"{at}.self_attn.q_b_proj", heads * 192, q)
@@ -198,12 +200,12 @@ def deepseek_v3(c: dict[str, Any]) -> Tensors:
         if i < 3:
             mlp(f"{at}.mlp", 18432)
             continue
-        found[f"{at}.mlp.gate.weight"] = bf16(256, h)
-        found[f"{at}.mlp.gate.e_score_correction_bias"] = ("F32", [256])
+        found[f"{at}.mlp.gate.weight"] = bf16(experts, h)
+        found[f"{at}.mlp.gate.e_score_correction_bias"] = ("F32", [experts])
         mlp(f"{at}.mlp.shared_experts", 2048)
-        for e in range(256):
+        for e in range(experts):
             mlp(f"{at}.mlp.experts.{e}", 2048)
-    at = "model.layers.61"
+    at = f"model.layers.{layers}"
     return found | {
         f"{at}.embed_tokens.weight": bf16(129280, h),
         f"{at}.enorm.weight": bf16(h),
@@ -219,27 +221,31 @@ def deepseek_v3(c: dict[str, Any]) -> Tensors:
 ON_THE_HUB = 688_586_727_753  # bytes of deepseek-ai/DeepSeek-V3's 163 files, their headers included
 
 
-def test_deepseek_v3(tmp_path: Path) -> None:
-    """As published: 671B weights and their scales, and 14B of a layer that is not counted."""
-    c = config("DeepSeek-V3")
+@pytest.mark.parametrize("sizes", [{"num_hidden_layers": 5, "n_routed_experts": 16}, deep({})])
+def test_deepseek_v3(sizes: dict[str, int], tmp_path: Path) -> None:
+    """As published: 671B weights and their scales, and 14B of a layer that is not counted; and of few layers."""
+    c = config("DeepSeek-V3", **sizes)
     tensors = deepseek_v3(c)
     total = written.folder_of(tmp_path, tensors, c)
-    headers = ON_THE_HUB - total
-    assert 100 < headers / len(tensors) < 160  # bytes of a tensor's entry
+    if not sizes:
+        headers = ON_THE_HUB - total
+        assert 100 < headers / len(tensors) < 160  # bytes of a tensor's entry
     model = load_model_file(tmp_path)
     found = model.checkpoint
     assert found is not None and not found.differences
-    assert (found.total_bytes, found.parameters) == (total, 671_026_404_352)
+    assert (found.total_bytes, found.parameters) == (total, parameters(model))
+    assert sizes or found.parameters == 671_026_404_352
     apart = {a.what: a for a in found.apart}
     tables = 2 * 129280 * 7168  # copies of embedding and head, which engines share
     layer = block_weights(model.blocks[1], 7168).total + 7168 * 2 * 7168 + 3 * 7168
     assert apart["mtp"].parameters == layer + tables
     stored = weight_bytes(model)["fp8 checkpoint"]
     assert stored == pytest.approx(found.bytes, rel=1e-12)
-    shown = str(mw.describe(model)).splitlines()
-    first = next(i for i, line in enumerate(shown) if line.startswith("modules "))
-    page = (DOCS / "how-to" / "custom-model.md").read_text()
-    assert "\n".join(shown[first : first + 14]) in page
+    if not sizes:
+        shown = str(mw.describe(model)).splitlines()
+        first = next(i for i, line in enumerate(shown) if line.startswith("modules "))
+        page = (DOCS / "how-to" / "custom-model.md").read_text()
+        assert "\n".join(shown[first : first + 14]) in page
     assert stored == total - (apart["mtp"].bytes or 0) - (apart["buffers"].bytes or 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.shell.run import follow
-from meshwise.launch.shell.values.memory import ShellValue, file_name, shown_plain
+from meshwise.launch.shell.values.memory import ShellValue, Text, file_name, shown_plain
 from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
@@ -140,7 +141,9 @@ def read_script(
         last = next(n for n in range(1, 100) if str(n + 1) not in wins)
         start["@"] = tuple(wins[str(n)] for n in range(1, last + 1))
     found = []
-    for way in follow(text, start, dict(files or {}), wins):
+    marks = text.marks if isinstance(text, Text) else ()
+    beside = tuple((files or {}).items())
+    for way in _ways(text, marks, tuple(start.items()), beside, tuple(wins.items())):
         history = _History(way.memory.log)
         commands = [
             StartedCommand(
@@ -168,6 +171,19 @@ def read_script(
             )
         )
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _ways(
+    text: str,
+    marks: tuple[tuple[int, int], ...],
+    start: tuple[tuple[str, ShellValue], ...],
+    files: tuple[tuple[str, str], ...],
+    wins: tuple[tuple[str, str], ...],
+) -> list[Way]:
+    """A text is read once more when its model is known, and the shell does the same with it: not to be changed.
+    ``marks``: those of the text, which do not tell it from another one."""
+    return follow(text, dict(start), dict(files), dict(wins))
 
 
 def _check_characters(text: str) -> None:

@@ -51,7 +51,8 @@ class Loops(ABC):
             values = list(given) if isinstance(given, tuple) else ["$@"]
         else:
             values = [f for w in node.words for f in expander.fields(w)]
-        before = dict(way.memory.values)
+        loose = any("$" in v and _loose(v) for v in values)
+        before = dict(way.memory.values) if loose else {}
         ways = [way]
         for value in values:
             for each in ways:
@@ -62,7 +63,7 @@ class Loops(ABC):
                 x for w in ways for x in ([w] if w.halt == "break" else self._turn(node.body, w))
             ]
             ways = distinct(ways, MAX_OF_PART)
-        if any("$" in v and _loose(v) for v in values):
+        if loose:
             for each in ways:
                 changed_is_unknown(each, before, f"the loop in line {node.line}")
         return ways

@@ -111,7 +111,7 @@ def _fewer(ways: list[Way]) -> list[Way]:
 def _merged(ways: list[Way]) -> Way:
     first = ways[0]
     first.merged = max(way.merged for way in ways) + (len(ways) > 1)
-    for name in list(dict.fromkeys(n for way in ways for n in way.memory.values)):
+    for name in _unlike(ways):
         values = [way.memory.get(name) for way in ways]
         if any(v != values[0] for v in values):
             only = [v for v in values if isinstance(v, str) and reasons(v)]
@@ -122,6 +122,21 @@ def _merged(ways: list[Way]) -> Way:
         k: v for k, v in first.functions.items() if all(w.functions.get(k) is v for w in ways)
     }
     return first
+
+
+def _unlike(ways: list[Way]) -> list[str]:
+    """Variables that ways may disagree on, in the order in which they are set: those of the ends of their logs
+    that they do not share, as a script of a thousand branches is merged about as often."""
+    first, *others = (way.memory for way in ways)
+    unlike: set[str] = set()
+    for other in others:
+        at = first.parts_from(other)
+        unlike.update(name for log in (first.log, other.log) for name, _ in log[at:])
+    found = [name for name in first.values if name in unlike]
+    if len(found) < len(unlike):
+        more = (name for other in others for name in other.values if name in unlike)
+        found = list(dict.fromkeys((*found, *more)))
+    return found
 
 
 def changed_is_unknown(way: Way, before: dict[str, ShellValue], what: str) -> None:

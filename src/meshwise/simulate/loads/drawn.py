@@ -40,11 +40,14 @@ def drawn(w: Serving, n: int, arrivals: Arrivals | None, replicas: int, seed: in
         answers: Any = np.array(trace.answer[::replicas])
         times: Any = np.array(trace.arrival[::replicas])
     else:
-        lengths, clock = (np.random.default_rng([seed, i]) for i in range(2))
-        prompts = drawn_lengths(lengths, n, w.isl, w.length_spread)
-        answers = drawn_lengths(lengths, n, w.osl, w.length_spread)
-        times = None
+        # what draws takes 20 ms to load: a closed loop of requests that are alike draws nothing
+        prompts, answers, times = np.full(n, w.isl), np.full(n, w.osl), None
+        if w.length_spread:
+            lengths = np.random.default_rng([seed, 0])
+            prompts = drawn_lengths(lengths, n, w.isl, w.length_spread)
+            answers = drawn_lengths(lengths, n, w.osl, w.length_spread)
         if arrivals is not None:
+            clock = np.random.default_rng([seed, 1])
             times = drawn_times(clock, n * replicas, arrivals.rate, arrivals.burstiness)[::replicas]
     cached = np.minimum((prompts * w.prefix_hit).astype(np.int64), prompts - 1)
     return Drawn(

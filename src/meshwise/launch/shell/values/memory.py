@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -47,6 +49,10 @@ def joined_texts(parts: Iterable[tuple[str, int]]) -> Text:
         if not text and marks:
             continue
         own = text.marks if isinstance(text, Text) else ((0, line),)
+        if not marks and not size:  # a long value that is added to: its marks, each line once
+            pairs = itertools.pairwise(own)
+            marks = [*own[:1], *[mark for last, mark in pairs if mark[1] != last[1]]][:_MAX_MARKS]
+            own = ()
         for offset, said in own:
             if len(marks) < _MAX_MARKS and (not marks or marks[-1][1] != said):
                 marks.append((size + offset, said))
@@ -103,6 +109,12 @@ class ShellMemory:
         for name, value in values.items():
             if self.values.get(name) is not value:
                 self.set(name, value)
+
+    def parts_from(self, other: ShellMemory) -> int:
+        """Where the logs of two copies begin to differ: what both have before they parted is the same object."""
+        a, b = self.log, other.log
+        both = range(min(len(a), len(b)))
+        return bisect.bisect_left(both, True, key=lambda i: a[i] is not b[i])
 
     def environment(self) -> dict[str, ShellValue]:
         """What a shell that is started gets."""
