@@ -174,11 +174,25 @@ def whole_run(requests: Requests, timeline: Timeline, replicas: float) -> Figure
     return figures(requests, timeline, replicas, np.arange(requests.size), span)
 
 
+def turned_over(f: Figures, replicas: float, answer: float) -> Figures:
+    """A closed loop's rates by Little's law: as many are in flight at any time, each for as long as its
+    request takes. Ends that fall into a window come in waves, of which it may hold one more or less.
+    ``answer``: tokens of one in the mean."""
+    in_flight = (f.running.mean + f.waiting.mean) * replicas
+    tokens = in_flight * float(f.samples.answer.sum()) / float(f.samples.request_s.sum())
+    return f._replace(requests_per_s=tokens / answer, tokens_per_s=tokens)
+
+
 def steady_state(
-    requests: Requests, timeline: Timeline, replicas: float, in_flight: int
+    requests: Requests,
+    timeline: Timeline,
+    replicas: float,
+    in_flight: int,
+    answer: float | None = None,
 ) -> Figures:
     """Without those that met an empty server, and those that none followed. ``in_flight``: of a closed loop,
-    whose first round and last are neither; 0 of arrivals. Where those are nearly all, of the whole run."""
+    whose first round and last are neither; 0 of arrivals. Where those are nearly all, of the whole run.
+    ``answer``: tokens of one in the mean, where that is known better than from the run's own."""
     few = max(requests.size // 5, 1)
     if requests.closed and requests.size - 2 * in_flight < few:
         return whole_run(requests, timeline, replicas)
@@ -186,7 +200,8 @@ def steady_state(
     request = np.asarray(requests.end) - arrival
     last = float(arrival[-1])
     if requests.closed:
-        begin = max(warm_up(request[: requests.size - in_flight]), in_flight)
+        at_once = int(np.count_nonzero(arrival == 0.0))  # the first of whom waited for nobody
+        begin = max(warm_up(request[: requests.size - in_flight]), in_flight, at_once)
         stop = requests.size - in_flight
     else:
         begin = warm_up(request)
@@ -200,4 +215,7 @@ def steady_state(
     ends = np.asarray(requests.end)
     if last <= since or not np.any((ends > since) & (ends <= last)):  # none ends while others come
         return whole_run(requests, timeline, replicas)
-    return figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))
+    found = figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))
+    if not requests.closed:
+        return found
+    return turned_over(found, replicas, answer or float(np.mean(requests.answer)))

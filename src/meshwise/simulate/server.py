@@ -11,7 +11,7 @@ from meshwise.errors import Overloaded
 from meshwise.simulate.iteration import Engine, IterationPrice
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.loads.drafts import Drafts
-from meshwise.simulate.loads.drawn import Drawn, drawn
+from meshwise.simulate.loads.drawn import Drawn, drawn, mean_length
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
@@ -111,7 +111,7 @@ class SimulatedServer:
         share = self.w.concurrency / asked  # the last replica may have fewer
         found = Simulated(
             whole_run(queue, run.timeline, share),
-            steady_state(queue, run.timeline, share, in_flight),
+            steady_state(queue, run.timeline, share, in_flight, self._answer()),
             n,
             replicas,
             run.stopped,
@@ -179,7 +179,12 @@ class SimulatedServer:
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
         what = drawn(self.w, n, None, self.servers, seed)
         run, queue = self._run(self._requests(what, seed, min(in_flight, n)), self._at_once())
-        return steady_state(queue, run.timeline, self.servers, running).requests_per_s
+        steady = steady_state(queue, run.timeline, self.servers, running, self._answer())
+        return steady.requests_per_s
+
+    def _answer(self) -> float:
+        """Tokens of an answer in the mean of the lengths that are drawn."""
+        return mean_length(self.w.osl, self.w.length_spread)
 
     def _at_once(self) -> int:
         """The most sequences of a replica that run."""
