@@ -76,6 +76,16 @@ def test_a_copy_s_few_requests_stand_for_answers_of_the_mean_length():
     assert found.tokens_per_s / found.requests_per_s == pytest.approx((204 + 256) / 2)
 
 
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("load", [{"isl": 4096, "osl": 128}, {"osl": 8}, {"concurrency": 1}])
+def test_a_request_is_its_first_token_and_the_others(stack, load):
+    """Whether waves of equal requests stop the server or not."""
+    found = server(stack, **{"concurrency": 8, "length_spread": 0.0} | load).closed().steady
+    osl = load.get("osl", 256)
+    whole = found.ttft_s.mean + (osl - 1) * found.tpot_s.mean
+    assert found.request_s.mean == pytest.approx(whole, rel=1e-9)
+
+
 def test_replicas_serve_side_by_side():
     one, two = server(concurrency=16).closed(), server(dp=2, concurrency=32).closed()
     assert two.steady.tokens_per_s == pytest.approx(2 * one.steady.tokens_per_s)

@@ -140,9 +140,9 @@ def figures(
         np.asarray(a)[index]
         for a in (requests.arrival, requests.start, requests.first, requests.end)
     )
-    answer, made = np.asarray(requests.answer), np.asarray(requests.made)[index]
+    answer = np.asarray(requests.answer)
     more = answer[index] > 1
-    pace = (end - np.where(np.isnan(made), first, made)) / np.maximum(answer[index] - 1, 1)
+    pace = (end - first) / np.maximum(answer[index] - 1, 1)
     since, until = span
     # what ended in the span: in a steady state as much as was begun in it
     ends = np.asarray(requests.end)

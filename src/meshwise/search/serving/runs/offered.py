@@ -132,15 +132,20 @@ def near_limits(
     trials: Trials, layouts: Layouts, limits: Limits, at: Callable[[int, bool], Trial]
 ) -> dict[int, Trial]:
     """Of columns that come nearest to their limits under the load that is sent whole runs, ``at`` a column,
-    short or whole: averages choose some of each kind, short runs of them the ones to run."""
+    short or whole: averages choose some of each kind, short runs of them the ones to run. Where more arrives
+    than is served, the latency of a run says how long it was: what is served then tells which is nearest."""
     over = _excess(trials, layouts, limits)
+    coming = trials.sent.arrivals
     short: list[
         tuple[bool, float, int]
-    ] = []  # whether more arrives than is served, of limits, which
+    ] = []  # whether more arrives than is served; by how much, or of limits the worst; which
     for i in least_beyond(layouts, over):
         if not short or 1.0 + over[i] <= _DOUBT * min(short)[1]:
             trial = at(i, True)
-            short.append((trial.most_per_s is not None, trial.used, i))
+            late = 0.0
+            if coming is not None and may_be_overloaded(trial.run):
+                late = coming.rate / trials.most_per_s(trial.layout, few=True)
+            short.append((True, late, i) if late >= 1.0 else (False, trial.used, i))
     return {i: at(i, False) for _, _, i in sorted(short)[:_RUN]}
 
 
