@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
@@ -26,7 +25,6 @@ from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import mean_lengths
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.server import may_be_overloaded
-from meshwise.workloads.serving import Serving
 
 _DOUBT = 1.3  # what averages may overestimate a layout's use of its limits by
 _RUN = 3  # of those that come nearest, by whole runs
@@ -39,7 +37,7 @@ def at_the_rate(trials: Trials, layouts: Layouts, coming: Arrivals) -> PricedCol
     less and more than arrive, and with Little's law what is in flight at that. Those whose caches hold too
     few for the rate serve what they can, and do not fit."""
     t, dp = trials, layouts.dp
-    w = _mean(t.w, coming)
+    w = mean_lengths(t.w, coming)
     server = Server(t.model, t.cluster, t.stack, w)
     alone = server.at(layouts, dp, False).steady
     room = np.minimum(alone.max_concurrency // dp, most_sequences(t.stack, t.cluster.device))
@@ -99,15 +97,6 @@ def averages(trials: Trials, layouts: Layouts, limits: Limits) -> tuple[PricedCo
         return table, list(range(layouts.tp.size))
     table = at_the_rate(t, layouts, coming)
     return table, np.flatnonzero(table.steady.fits & within(table.steady, limits)).tolist()
-
-
-def _mean(w: Serving, coming: Arrivals) -> Serving:
-    """The load with requests of the mean lengths, a trace's own."""
-    if coming.trace is None:
-        return mean_lengths(w)
-    tokens = {"isl": coming.trace.prompt, "osl": coming.trace.answer}
-    means = {name: max(round(sum(n) / len(n)), 1) for name, n in tokens.items()}
-    return msgspec.structs.replace(w, **means)
 
 
 def _excess(trials: Trials, layouts: Layouts, limits: Limits) -> Array:
