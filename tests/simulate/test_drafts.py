@@ -123,7 +123,7 @@ def test_requests_of_a_common_prefix_run_together_where_the_cache_holds_what_is_
         requests = Requests([100] * 40, [20] * 40, [cached] * 40, None, 40)
         replica = Replica(Plain(), rules, requests)
         replica.run()
-        _, _, _, decoding = replica.timeline.columns()
+        _, _, _, decoding, _ = replica.timeline.columns()
         running.append(int(decoding.max()))
         assert replica.shared == 0
         assert replica.stopped == 0

@@ -84,6 +84,9 @@ def test_a_request_is_its_first_token_and_the_others(stack, load):
     osl = load.get("osl", 256)
     whole = found.ttft_s.mean + (osl - 1) * found.tpot_s.mean
     assert found.request_s.mean == pytest.approx(whole, rel=1e-9)
+    # of equal answers the gaps between tokens are the time per token, in the mean
+    assert found.itl_s.mean == pytest.approx(found.tpot_s.mean, rel=1e-9)
+    assert found.itl_s.p50 <= 1.001 * found.tpot_s.p99
 
 
 def test_replicas_serve_side_by_side():

@@ -144,6 +144,9 @@ def figures(
     more = answer[index] > 1
     pace = (end - first) / np.maximum(answer[index] - 1, 1)
     since, until = span
+    itl = spread_of(*timeline.gaps(since, until))
+    if more.any() and requests.drafts is None:  # where iterations yield one token each
+        itl = itl._replace(mean=float((end - first)[more].sum() / (answer[index][more] - 1).sum()))
     # what ended in the span: in a steady state as much as was begun in it
     ends = np.asarray(requests.end)
     over = (ends > since) & (ends <= until)
@@ -151,7 +154,7 @@ def figures(
     return Figures(
         requests=int(arrival.size),
         tpot_s=spread_of(pace[more]),
-        itl_s=spread_of(*timeline.gaps(since, until)),
+        itl_s=itl,
         ttft_s=spread_of(first - arrival),
         request_s=spread_of(end - arrival),
         queue_s=spread_of(start - arrival),
