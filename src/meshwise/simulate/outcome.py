@@ -11,6 +11,7 @@ from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.timeline import Timeline
 
 PERCENTILES = (50, 90, 95, 99)
+_A_DECODE = 1.5  # of the time per token: an iteration that lasts no longer is of decodes alone
 _BATCH = 5  # requests whose mean is one observation (MSER-5)
 
 
@@ -140,9 +141,14 @@ def figures(
         np.asarray(a)[index]
         for a in (requests.arrival, requests.start, requests.first, requests.end)
     )
-    answer = np.asarray(requests.answer)
+    answer, made = np.asarray(requests.answer), np.asarray(requests.made)[index]
     more = answer[index] > 1
-    pace = (end - first) / np.maximum(answer[index] - 1, 1)
+    others = np.maximum(answer[index] - 1, 1)
+    # whose last token was seen at once had the first one an iteration of decodes before it was to be seen;
+    # where the iteration was of prompts, it was seen late
+    at_once = first - made <= _A_DECODE * (end - made) / others
+    first = np.where(at_once, made, first)
+    pace = (end - first) / others
     since, until = span
     itl = spread_of(*timeline.gaps(since, until))
     if more.any() and requests.drafts is None:  # where iterations yield one token each

@@ -153,7 +153,7 @@ class Station:
     def began(self, request: int, now: float) -> None:
         """Its first token: of a prefill its end says it."""
 
-    def unfollowed(self, request: int, made: float, now: float) -> None:
+    def unfollowed(self, request: int, made: float) -> None:
         """Its first token is of the other pool, and never seen late by this one."""
 
 

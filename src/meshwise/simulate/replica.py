@@ -356,7 +356,7 @@ class Replica:
             _, request, last = self.unseen.popleft()
             if last:
                 if until == NEVER and self.rules.ahead:
-                    self.requests.unfollowed(request, self.made[request], self.now)
+                    self.requests.unfollowed(request, self.made[request])
                 self.requests.ended(request, max(self.now, self.late.pop(request, 0.0)))
             else:
                 self.requests.began(request, max(self.now, self.late.get(request, 0.0)))

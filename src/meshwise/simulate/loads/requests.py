@@ -10,7 +10,6 @@ from typing import Protocol
 from meshwise.simulate.loads.drafts import Drafts
 
 _UNKNOWN = math.nan
-_A_DECODE = 1.5  # of the time per token: an iteration that lasts no longer is of decodes alone
 _TOLD = 256  # requests between two words of progress
 
 
@@ -32,7 +31,7 @@ class Sent(Protocol):
     def admitted(self, request: int, now: float) -> None: ...
     def began(self, request: int, now: float) -> None: ...
     def ended(self, request: int, now: float) -> None: ...
-    def unfollowed(self, request: int, made: float, now: float) -> None: ...
+    def unfollowed(self, request: int, made: float) -> None: ...
 
 
 class Requests:
@@ -63,6 +62,7 @@ class Requests:
         self.closed = arrival is None
         self.arrival = [_UNKNOWN] * n if arrival is None else list(arrival)
         self.start, self.first, self.end = ([_UNKNOWN] * n for _ in range(3))
+        self.made: list[float] = [_UNKNOWN] * n  # the first token, where the last is seen at once
         self._due: deque[int] = deque()
         self._sent = 0
         if self.closed:
@@ -102,12 +102,9 @@ class Requests:
         """Its first token is seen."""
         self.first[request] = now
 
-    def unfollowed(self, request: int, made: float, now: float) -> None:
-        """No iteration follows its last token, which is seen at once: so was then its first one, ``made`` an
-        iteration of decodes before it was to be seen. Where the iteration was of prompts, it was seen late."""
-        token_s = (now - made) / max(self.answer[request] - 1, 1)
-        if self.first[request] - made <= _A_DECODE * token_s:
-            self.first[request] = made
+    def unfollowed(self, request: int, made: float) -> None:
+        """No iteration follows its last token, which is seen at once: when its first one was ``made``."""
+        self.made[request] = made
 
     def ended(self, request: int, now: float) -> None:
         """Its last token is seen; of a closed loop the next one is sent."""
