@@ -29,6 +29,7 @@ from meshwise.cost.doubt.spread import (
 from meshwise.cost.estimate import price_layouts
 from meshwise.cost.uncertainty import LATE_LAUNCH_S
 from meshwise.layouts.layout import Layout, arrays, columns
+from meshwise.simulate.iteration import Engine
 from meshwise.stacks.load import load_stack
 
 FILES = catalog.names("discrepancy")
@@ -57,7 +58,8 @@ def test_left_out_publishers_are_covered(name: str) -> None:
     assert table["covered_left_out_rows"] >= 0.88
     assert min(table["low"], table["high"]) >= NORMAL
     assert set(table["sd"]) <= {*TRAITS, *components(PLAIN), "inherited", "open_rate"} | {
-        *("network_share", "host_share", "working_share", "source")
+        *("network_share", "host_share", "routed_host_share", "few_routed"),
+        *("working_share", "source"),
     }
     assert all(0.0 <= sd < 3.0 for sd in table["sd"].values())
 
@@ -308,3 +310,23 @@ def test_a_promise_stands_beside_the_best_published() -> None:
     from meshwise.evidence.validate import published
 
     assert found["id"] in {r.id for r in published("training")[1]}
+
+
+def test_a_routed_model_s_host_and_its_few_tokens_are_parts_of_their_own() -> None:
+    """A decode of a routed model has its host's share apart, and less chance in its draws the more tokens."""
+
+    def shares(model: str, batch: int) -> dict[str, float]:
+        engine = Engine(mw.model(model), mw.cluster("hgx-h100"), mw.stack("vllm"), arrays(Layout()))
+        return dict(step_question(engine.decode(np.int64(batch), 1024)).shares)
+
+    dense, few, many = (
+        shares("llama-3.1-8b", 4),
+        shares("qwen3-30b-a3b", 4),
+        shares("qwen3-30b-a3b", 64),
+    )
+    assert 0.0 < float(dense["host_share"]) < 1.0
+    assert "routed_host_share" not in dense
+    assert "host_share" not in few
+    assert float(few["few_routed"]) == 0.5
+    assert float(many["few_routed"]) == 0.125
+    assert 0.0 < float(few["routed_host_share"]) < 1.0

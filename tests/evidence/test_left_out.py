@@ -159,3 +159,30 @@ def test_tight_is_the_share_that_holds_most_wrong_answers(tools: Any) -> None:
     share = fit.tight_share([*wrong, *right], known)
     assert 0.08 / 0.2 <= share <= 0.1 / 0.2
     assert fit.tight_share(right, known) == 1.0
+
+
+def test_the_shortest_ends_hold_as_much_as_equal_tails_and_are_nearer(tools: Any) -> None:
+    """Of an exponential tail above a normal one; of a symmetric distribution both are the same."""
+    fit = tools.fit_discrepancy
+    z = np.sort(np.concatenate([np.linspace(-3.0, 3.0, 800), 3.0 + np.arange(200) / 20.0]))
+    weight = np.ones(z.size)
+    held = {}
+    for shortest in (False, True):
+        low, high = fit.ends(z, weight, 0.8, shortest)
+        held[shortest] = low + high
+        assert np.mean((-low <= z) & (z <= high)) == pytest.approx(0.8, abs=0.02)
+    assert held[True] < 0.75 * held[False]
+    even = np.linspace(-3.0, 3.0, 1001)
+    level = (fit.ends(even, np.ones(1001), 0.8, s) for s in (False, True))
+    assert sum(next(level)) == pytest.approx(sum(next(level)), rel=0.01)
+
+
+def test_engines_intervals_hold_rows_of_sweeps_left_out(tools: Any) -> None:
+    fit = tools.fit_discrepancy
+    rows = [
+        r._replace(quantity="tpot_s", question=r.question._replace(kind="serving"))
+        for r in drawn(fit, 40, 4, {"source": 0.1, "moe": 0.3}, 5)
+    ]
+    found, worth = fit.fitted("tpot_s", rows, fit.index_of(rows))
+    assert found.sd["source"] == pytest.approx(0.1, rel=0.35)
+    assert worth["covered_left_out_rows"] >= fit.SERVED_INSIDE

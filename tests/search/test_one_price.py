@@ -97,3 +97,22 @@ def test_one_row_takes_its_weights_bytes(card: str) -> None:
     wide, eight, four = (step(w) for w in ("fp16", "int8", "int4"))
     assert 0.33 < four / wide < 0.52
     assert four < 0.8 * eight < 0.8 * 0.75 * wide
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "llama-3.1-8b"])
+def test_a_prompt_alone_has_one_price_by_estimate_and_by_serve(name):
+    """With what the host needs to launch the experts of all layers."""
+    model, node, stack = mw.model(name), mw.cluster("hgx-h200", nodes=1), mw.stack("vllm")
+    one = mw.estimate(model, node, mw.Prefill(batch=1, seq=2048), stack=stack, tp=8)
+    engine = Engine(model, node, stack, arrays(Layout(tp=8)))
+    served = iteration.prefill(engine, np.int64(1), 2048).series_s(1)
+    assert one.to_dict()["step_s"] == pytest.approx(float(served), rel=1e-9)
+    free = mw.stack("vllm", expert_layer_s=0.0)
+    cheaper = mw.estimate(model, node, mw.Prefill(batch=1, seq=2048), stack=free, tp=8)
+    launches = stack.expert_layer_s * sum(
+        n
+        for block, n in zip(model.blocks, model.kind_counts(), strict=True)
+        if block.moe is not None
+    )
+    difference = one.to_dict()["step_s"] - cheaper.to_dict()["step_s"]
+    assert difference == pytest.approx(launches, abs=1e-9)

@@ -12,11 +12,14 @@ from tests.deep import deep
 import meshwise as mw
 from meshwise.errors import Overloaded
 from meshwise.layouts.layout import Layout, columns
+from meshwise.search.serving.plan import Limits
 from meshwise.search.serving.question import ServingAsked
 from meshwise.search.serving.runs.most import largest_met
 from meshwise.search.serving.runs.offered import at_the_rate
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, figure_s, good_shares
+from meshwise.search.serving.runs.units import looked_at, replicated
 from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.simulate.loads.traces import Trace
 from meshwise.simulate.outcome import Samples
 from meshwise.workloads.limits import LatencyLimit, limits_in_words, limits_of
 
@@ -448,3 +451,16 @@ def test_goodput_is_said_to_be_of_a_gpu() -> None:
     share = best.goodput_requests_per_s_per_device
     words = " ".join(str(plan.page().parts[1]).split())
     assert f"Goodput per GPU {share:.3g} requests/s and" in words
+
+
+def test_a_trace_of_mostly_short_prompts_is_not_refused_by_its_longest():
+    """A layout that misses a limit with the longest lengths, and even with the mean ones."""
+    few = Trace("mixed", tuple(np.arange(10.0)), (100,) * 8 + (16_000,) * 2, (20,) * 10, False)
+    model, node = mw.model("llama-3.1-70b"), mw.cluster("hgx-h100", nodes=1)
+    stack = mw.stack("vllm")
+    w = mw.Serving(isl=16_000, osl=20, concurrency=10)
+    units = replicated(model, node, stack, 8, {"tp": (8,), "pp": (1,)})
+    limits = Limits(ttft_s=0.2)
+    by_trace = looked_at(units, model, node, stack, w, limits, Arrivals(few.rate, trace=few))
+    assert (by_trace.batch >= 1).any()
+    assert not (looked_at(units, model, node, stack, w, limits).batch >= 1).any()

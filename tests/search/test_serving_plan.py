@@ -10,10 +10,12 @@ import pytest
 
 import meshwise as mw
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import Layouts, arrays
+from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.layouts.rules.case import key_copies
 from meshwise.search.serving.changes import serving_changes
 from meshwise.search.serving.disaggregated import (
+    Disaggregated,
+    Instance,
     _decodes,
     _prefills,
     disaggregations,
@@ -29,6 +31,7 @@ from meshwise.search.serving.plan import (
     some_columns,
     within,
 )
+from meshwise.search.serving.runs.matched_pools import PoolTrials, matched_pools
 from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import steady
 from meshwise.search.training.space import divisors
@@ -302,3 +305,33 @@ def test_the_smallest_change_is_the_smallest() -> None:
                 held = mw.Serving(isl=2048, osl=128, concurrency=changes["concurrency"] + more)
                 found = mw.plan(model, cluster, held, gpus=gpus, **few).to_dict()["best"]
                 assert (found is not None) is does
+
+
+def test_pools_are_run_next_by_what_runs_of_their_prefill_layout_showed(monkeypatch) -> None:
+    """Averages put ten pairs of a layout first that serves a quarter of what they say."""
+
+    def pools(tp: int, rate: float) -> Disaggregated:
+        one = Instance(Layout(tp=tp), tp, rate, 0.1, 1, 0.0)
+        more = dict.fromkeys(("transfer_s", "transfer_bytes", "ttft_s", "tpot_s"), 0.0)
+        return Disaggregated(
+            *(one, one, 1, 1, 2 * tp),
+            **more,
+            requests_per_s=rate,
+            tokens_per_s=100 * rate,
+            tokens_per_s_per_device=1.0,
+            concurrency=8,
+            bound="prefill",
+        )
+
+    real, run = {4: 0.25, 8: 0.9}, []
+
+    def most(self, d: Disaggregated) -> Disaggregated:
+        run.append(d.prefill.layout.tp)
+        rate = real[run[-1]] * d.requests_per_s
+        return d._replace(requests_per_s=rate, tokens_per_s=100 * rate)
+
+    monkeypatch.setattr(PoolTrials, "most", most)
+    found = matched_pools([*(pools(4, 20.0 - i) for i in range(10)), pools(8, 9.0)], None, 16)
+    assert run[:2] == [4, 8]
+    assert found.simulated.prefill.layout.tp == 8
+    assert len(run) == 2  # no other may be within 5 % of it

@@ -121,7 +121,7 @@ def test_requests_and_tokens_are_conserved():
                 requests.arrival, requests.start, requests.first, requests.end, strict=True
             )
         )
-        _, iterations, _, decoding = replica.timeline.columns()
+        _, iterations, _, decoding, _ = replica.timeline.columns()
         # every token after a prompt's is one of a decode; prompts computed again yield one more each
         made = float((iterations * decoding).sum())
         assert sum(answer) - len(answer) - replica.stopped <= made <= sum(answer) - len(answer)

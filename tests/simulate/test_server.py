@@ -52,8 +52,41 @@ def test_all_at_once_wait_longer_than_in_the_steady_state():
     assert found.requests == 320
     assert 128 < found.steady.requests <= 256
     s = found.steady
-    assert s.requests_per_s * s.request_s.mean == pytest.approx(32, rel=0.03)
+    assert s.requests_per_s * s.request_s.mean == pytest.approx(32, rel=0.005)
     assert s.ttft_s.p50 <= s.ttft_s.p90 <= s.ttft_s.p95 <= s.ttft_s.p99
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+def test_a_closed_loop_turns_over_by_little_s_law(stack, spread):
+    """However waves of ends fall: tokens in the loop's requests over the seconds that they take."""
+    s = server(stack, concurrency=8, length_spread=spread)
+    found = s.closed().steady
+    mine = found.samples
+    tokens = 8 * mine.answer.sum() / mine.request_s.sum()
+    assert found.tokens_per_s == pytest.approx(tokens, rel=1e-9)
+    mean = (int(256 * (1 - spread)) + 256) / 2
+    assert found.tokens_per_s == pytest.approx(found.requests_per_s * mean, rel=1e-9)
+    long = s.closed(requests=800).all
+    assert found.tokens_per_s == pytest.approx(long.tokens_per_s, rel=0.02)
+
+
+def test_a_copy_s_few_requests_stand_for_answers_of_the_mean_length():
+    found = server(dp=8, concurrency=8).closed().steady
+    assert found.tokens_per_s / found.requests_per_s == pytest.approx((204 + 256) / 2)
+
+
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("load", [{"isl": 4096, "osl": 128}, {"osl": 8}, {"concurrency": 1}])
+def test_a_request_is_its_first_token_and_the_others(stack, load):
+    """Whether waves of equal requests stop the server or not."""
+    found = server(stack, **{"concurrency": 8, "length_spread": 0.0} | load).closed().steady
+    osl = load.get("osl", 256)
+    whole = found.ttft_s.mean + (osl - 1) * found.tpot_s.mean
+    assert found.request_s.mean == pytest.approx(whole, rel=1e-9)
+    # of equal answers the gaps between tokens are the time per token, in the mean
+    assert found.itl_s.mean == pytest.approx(found.tpot_s.mean, rel=1e-9)
+    assert found.itl_s.p50 <= 1.001 * found.tpot_s.p99
 
 
 def test_replicas_serve_side_by_side():

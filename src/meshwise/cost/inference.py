@@ -99,11 +99,12 @@ def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> A
 
 def own_engine_s(compute: Compute, ctx: Context) -> Array:
     """:func:`engine_s` [s] of a batch by itself: a prompt's last token is followed by one choice, a decode
-    step has one for each of its queries, and if it is eager launches its experts.
+    step has one for each of its queries; prompts and eager decodes launch their experts.
     """
     queries = ctx.queries if ctx.phase == "decode" else 1
     seconds = engine_s(compute, ctx, ctx.sequences, ctx.sequences * queries)
-    return seconds + experts_launch_s(ctx.stack, ctx.model) if _launched(ctx) else seconds
+    by_graph = ctx.training or (ctx.phase == "decode" and not _launched(ctx))
+    return seconds if by_graph else seconds + experts_launch_s(ctx.stack, ctx.model)
 
 
 def waits_s(whole: Array, slowest: Array, pp: Array) -> Array:

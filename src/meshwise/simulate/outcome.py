@@ -11,6 +11,7 @@ from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.timeline import Timeline
 
 PERCENTILES = (50, 90, 95, 99)
+_A_DECODE = 1.5  # of the time per token: an iteration that lasts no longer is of decodes alone
 _BATCH = 5  # requests whose mean is one observation (MSER-5)
 
 
@@ -142,8 +143,16 @@ def figures(
     )
     answer, made = np.asarray(requests.answer), np.asarray(requests.made)[index]
     more = answer[index] > 1
-    pace = (end - np.where(np.isnan(made), first, made)) / np.maximum(answer[index] - 1, 1)
+    others = np.maximum(answer[index] - 1, 1)
+    # whose last token was seen at once had the first one an iteration of decodes before it was to be seen;
+    # where the iteration was of prompts, it was seen late
+    at_once = first - made <= _A_DECODE * (end - made) / others
+    first = np.where(at_once, made, first)
+    pace = (end - first) / others
     since, until = span
+    itl = spread_of(*timeline.gaps(since, until))
+    if more.any() and requests.drafts is None:  # where iterations yield one token each
+        itl = itl._replace(mean=float((end - first)[more].sum() / (answer[index][more] - 1).sum()))
     # what ended in the span: in a steady state as much as was begun in it
     ends = np.asarray(requests.end)
     over = (ends > since) & (ends <= until)
@@ -151,7 +160,7 @@ def figures(
     return Figures(
         requests=int(arrival.size),
         tpot_s=spread_of(pace[more]),
-        itl_s=spread_of(*timeline.gaps(since, until)),
+        itl_s=itl,
         ttft_s=spread_of(first - arrival),
         request_s=spread_of(end - arrival),
         queue_s=spread_of(start - arrival),
@@ -174,11 +183,25 @@ def whole_run(requests: Requests, timeline: Timeline, replicas: float) -> Figure
     return figures(requests, timeline, replicas, np.arange(requests.size), span)
 
 
+def turned_over(f: Figures, replicas: float, answer: float) -> Figures:
+    """A closed loop's rates by Little's law: as many are in flight at any time, each for as long as its
+    request takes. Ends that fall into a window come in waves, of which it may hold one more or less.
+    ``answer``: tokens of one in the mean."""
+    in_flight = (f.running.mean + f.waiting.mean) * replicas
+    tokens = in_flight * float(f.samples.answer.sum()) / float(f.samples.request_s.sum())
+    return f._replace(requests_per_s=tokens / answer, tokens_per_s=tokens)
+
+
 def steady_state(
-    requests: Requests, timeline: Timeline, replicas: float, in_flight: int
+    requests: Requests,
+    timeline: Timeline,
+    replicas: float,
+    in_flight: int,
+    answer: float | None = None,
 ) -> Figures:
     """Without those that met an empty server, and those that none followed. ``in_flight``: of a closed loop,
-    whose first round and last are neither; 0 of arrivals. Where those are nearly all, of the whole run."""
+    whose first round and last are neither; 0 of arrivals. Where those are nearly all, of the whole run.
+    ``answer``: tokens of one in the mean, where that is known better than from the run's own."""
     few = max(requests.size // 5, 1)
     if requests.closed and requests.size - 2 * in_flight < few:
         return whole_run(requests, timeline, replicas)
@@ -186,7 +209,8 @@ def steady_state(
     request = np.asarray(requests.end) - arrival
     last = float(arrival[-1])
     if requests.closed:
-        begin = max(warm_up(request[: requests.size - in_flight]), in_flight)
+        at_once = int(np.count_nonzero(arrival == 0.0))  # the first of whom waited for nobody
+        begin = max(warm_up(request[: requests.size - in_flight]), in_flight, at_once)
         stop = requests.size - in_flight
     else:
         begin = warm_up(request)
@@ -200,4 +224,7 @@ def steady_state(
     ends = np.asarray(requests.end)
     if last <= since or not np.any((ends > since) & (ends <= last)):  # none ends while others come
         return whole_run(requests, timeline, replicas)
-    return figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))
+    found = figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))
+    if not requests.closed:
+        return found
+    return turned_over(found, replicas, answer or float(np.mean(requests.answer)))

@@ -47,6 +47,7 @@ class Replica:
         self.yields = [1.0] * n  # tokens of a decode iteration, in the mean of its own
         self.decode_iterations = 0
         self.decoding = 0  # sequences
+        self.new = 0  # of them, those whose first iteration of decodes is the next one
         self.context = 0.0  # tokens that they hold
         self.rate = 0.0  # tokens that they make in an iteration
         self.prompt_tokens = 0  # tokens held by prompts in progress
@@ -249,6 +250,7 @@ class Replica:
         self.yields[request] = left / iterations
         self.begun[request] = self.decode_iterations
         self.decoding += 1
+        self.new += 1
         self.rate += self.yields[request]
         self.context += held
         end = self.decode_iterations + iterations
@@ -302,10 +304,7 @@ class Replica:
         r, made = self.rules, self.rate * most
         if r.wait:
             self.waited += most * self._prompts_wait()
-        self.timeline.add(most, seconds, self.decoding)
-        self.iteration += most
-        self.before = self.now + seconds * (most - 1) / most
-        self.now += seconds
+        self.passed(most, seconds, self.decoding)
         self.decode_iterations += most
         self.context += made
         self.remaining -= made
@@ -315,7 +314,8 @@ class Replica:
             self.see(self.iteration - r.ahead)
 
     def passed(self, iterations: int, seconds: float, decoding: int) -> None:
-        self.timeline.add(iterations, seconds, decoding)
+        self.timeline.add(iterations, seconds, decoding, self.new if decoding else 0)
+        self.new = 0 if decoding else self.new
         self.iteration += iterations
         self.before = self.now + seconds * (iterations - 1) / iterations
         self.now += seconds

@@ -11,7 +11,7 @@ from meshwise.errors import Overloaded
 from meshwise.simulate.iteration import Engine, IterationPrice
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.loads.drafts import Drafts
-from meshwise.simulate.loads.drawn import Drawn, drawn
+from meshwise.simulate.loads.drawn import Drawn, drawn, mean_length
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
@@ -23,6 +23,8 @@ from meshwise.workloads.serving import Serving
 
 USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
 _SURE = 0.98  # of a rate that a run of few requests in flight shows to be served
+_WAITING = 4  # one waits for so many that run, where one always does
+_ROUNDS = 3  # of as many as are in flight: the first fills the server, the last empties it
 QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
 
 
@@ -111,7 +113,7 @@ class SimulatedServer:
         share = self.w.concurrency / asked  # the last replica may have fewer
         found = Simulated(
             whole_run(queue, run.timeline, share),
-            steady_state(queue, run.timeline, share, in_flight),
+            steady_state(queue, run.timeline, share, in_flight, self._answer()),
             n,
             replicas,
             run.stopped,
@@ -154,8 +156,8 @@ class SimulatedServer:
         Twice as many in flight as run in the mean say it sooner, where they are served faster than others
         come: more in flight are served no slower.
         """
-        in_flight, every = 2 * math.ceil(run.steady.running.mean), self._always_waiting
-        if seed not in self._most and rate >= self._shown.get(seed, 0.0) and in_flight < every // 2:
+        in_flight, most = 2 * math.ceil(run.steady.running.mean), self._at_once() * self.ranks
+        if seed not in self._most and rate >= self._shown.get(seed, 0.0) and in_flight < most:
             shown = _SURE * self._in_flight_per_s(in_flight, in_flight, seed)
             self._shown[seed] = max(shown, self._shown.get(seed, 0.0))
         return rate < self._shown.get(seed, 0.0) or rate < self.most_per_s(seed=seed)
@@ -163,23 +165,24 @@ class SimulatedServer:
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
         if seed not in self._most:
-            every = self._always_waiting
-            self._most[seed] = self._in_flight_per_s(every, every // 2, seed)
+            most = self._at_once() * self.ranks
+            waiting = max(most // _WAITING, 2 * self.ranks)
+            self._most[seed] = self._in_flight_per_s(most + waiting, most, seed)
         return self._most[seed]
-
-    @property
-    def _always_waiting(self) -> int:
-        """Requests in flight of a server, half of which wait."""
-        return 2 * self._at_once() * self.ranks
 
     def _in_flight_per_s(self, in_flight: int, running: int, seed: int) -> float:
         """Requests per second that all replicas serve with so many in flight of each server, of which
         ``running`` run at most."""
         self.progress = None
-        n = min(max(4 * in_flight, 400), MOST_REQUESTS)
+        n = min(max(_ROUNDS * in_flight, 400), MOST_REQUESTS)
         what = drawn(self.w, n, None, self.servers, seed)
         run, queue = self._run(self._requests(what, seed, min(in_flight, n)), self._at_once())
-        return steady_state(queue, run.timeline, self.servers, running).requests_per_s
+        steady = steady_state(queue, run.timeline, self.servers, running, self._answer())
+        return steady.requests_per_s
+
+    def _answer(self) -> float:
+        """Tokens of an answer in the mean of the lengths that are drawn."""
+        return mean_length(self.w.osl, self.w.length_spread)
 
     def _at_once(self) -> int:
         """The most sequences of a replica that run."""

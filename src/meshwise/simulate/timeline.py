@@ -15,30 +15,31 @@ if TYPE_CHECKING:
 
 
 class Timeline:
-    """Runs of equal iterations: how many, their seconds, and sequences that decode in each."""
+    """Runs of equal iterations: how many, their seconds, sequences that decode in each, and how many of them
+    began with the first."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[float, ...]] = []
 
-    def add(self, iterations: int, seconds: float, decoding: int) -> None:
-        self._rows.append((iterations, seconds, decoding))
+    def add(self, iterations: int, seconds: float, decoding: int, begun: int = 0) -> None:
+        self._rows.append((iterations, seconds, decoding, begun))
 
     def idle(self, seconds: float) -> None:
         """Nothing ran."""
-        self._rows.append((0, seconds, 0))
+        self._rows.append((0, seconds, 0, 0))
 
     def columns(self) -> tuple[Floats, ...]:
-        """(beginning, iterations, seconds, decoding), one value a run."""
+        """(beginning, iterations, seconds, decoding, begun), one value a run."""
         values = chain.from_iterable(self._rows)
-        table: Any = np.fromiter(values, np.float64, 3 * len(self._rows)).reshape(-1, 3)
-        iterations, seconds, decoding = table.T
+        table: Any = np.fromiter(values, np.float64, 4 * len(self._rows)).reshape(-1, 4)
+        iterations, seconds, decoding, begun = table.T
         begin = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) if seconds.size else seconds
-        return begin, iterations, seconds, decoding
+        return begin, iterations, seconds, decoding, begun
 
     def gaps(self, since: float, until: float) -> tuple[Floats, Floats]:
         """(seconds between two tokens of a sequence, how many such gaps): prompts that go first hold up
         those that decode, and lengthen the gap in which they fall."""
-        begin, iterations, seconds, decoding = self.columns()
+        begin, iterations, seconds, decoding, begun = self.columns()
         busy = (decoding > 0) & (iterations > 0)
         if not busy.any():
             return np.zeros(0), np.zeros(0)
@@ -49,8 +50,11 @@ class Timeline:
         held = np.zeros(index.size)
         held[1:] = begin[index[1:]] - end[index[:-1]]
         inside = (begin[index] >= since) & (begin[index] < until)
+        # what held up others was before those that begin with it had a token
+        new = np.minimum(begun[index], decoding[index])
         values = np.concatenate([each + held, each])
-        counts = np.concatenate([decoding[index], decoding[index] * (iterations[index] - 1)])
+        more = decoding[index] * (iterations[index] - 1)
+        counts = np.concatenate([decoding[index] - new, more + new])
         inside = np.concatenate([inside, inside]) & (counts > 0)
         return values[inside], counts[inside]
 
@@ -58,7 +62,7 @@ class Timeline:
 class NoTimeline(Timeline):
     """Keeps nothing."""
 
-    def add(self, iterations: int, seconds: float, decoding: int) -> None:
+    def add(self, iterations: int, seconds: float, decoding: int, begun: int = 0) -> None:
         pass
 
     def idle(self, seconds: float) -> None:

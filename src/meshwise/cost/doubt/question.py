@@ -104,6 +104,10 @@ def step_question(e: Estimate, assumed: bool = False, ran: bool = False) -> Ques
     shares = {"host_share": e.host_s / step, "inherited": inherited_share(e)}
     if e.program.ctx.training:
         shares["network_share"] = exposed_comm(e).network_s / step
+    elif any(block.moe is not None for block in e.model.blocks):
+        # a layer of experts has many small launches, and which experts few tokens draw is chance
+        shares["routed_host_share"] = shares.pop("host_share")
+        shares["few_routed"] = 1.0 / np.sqrt(np.maximum(e.program.ctx.tokens, 1.0))
     held = footprint_question(e, assumed, ran)
     return held._replace(shares={**held.shares, **shares})
 

@@ -28,6 +28,7 @@ from meshwise.workloads.serving import Serving
 
 ROWS = 256  # prefill instances that are compared with all decode instances at a time
 MATCHED = 24  # pairs that are kept, of which some are simulated
+PARTNERS = 3  # decode layouts of a prefill layout among them
 # Shares of what a prefill instance computes at most that it may be given: the more, the longer prompts wait.
 UTILISATIONS = (0.2, 0.4, 0.6, 0.8, 0.9)
 
@@ -334,19 +335,23 @@ def _matched(
         rows = prefills[start : start + ROWS]
         pairs = _pairs(rows, decodes, gpus, limits, carried)
         order = np.lexsort((pairs.devices.ravel(), -pairs.rate.ravel()))
-        known: set[tuple[Layout, Layout]] = set()
-        for at in order[: len(UTILISATIONS) * MATCHED].tolist():
+        partners: dict[Layout, set[Layout]] = {}
+        for at in order.tolist():
             i, j = divmod(at, len(decodes))
-            layouts = rows[i].layout, decodes[j].layout
-            if pairs.rate[i, j] < 0.0 or len(known) == MATCHED:
+            known = partners.setdefault(rows[i].layout, set())
+            if pairs.rate[i, j] < 0.0 or sum(map(len, partners.values())) == MATCHED:
                 break
-            if layouts not in known:
-                known.add(layouts)
+            if decodes[j].layout not in known and len(known) < PARTNERS:
+                known.add(decodes[j].layout)
                 found.append(_match(rows[i], decodes[j], pairs, (i, j), gpus, w, moved))
     found.sort(key=lambda d: (-d.requests_per_s, d.devices))
-    first = {(d.prefill.layout, d.decode.layout): d for d in reversed(found)}
-    kept = [d for d in found if first[d.prefill.layout, d.decode.layout] is d]
-    return tuple(kept[:MATCHED])
+    kept: dict[Layout, dict[Layout, Disaggregated]] = {}
+    for d in found:
+        mine = kept.setdefault(d.prefill.layout, {})
+        if len(mine) < PARTNERS:
+            mine.setdefault(d.decode.layout, d)
+    several = (d for mine in kept.values() for d in mine.values())
+    return tuple(sorted(several, key=lambda d: (-d.requests_per_s, d.devices))[:MATCHED])
 
 
 def _match(

@@ -19,10 +19,19 @@ class Drawn(NamedTuple):
     arrival: list[float] | None
 
 
+def shortest(longest: int, spread: float) -> int:
+    """The least of lengths that are drawn: (1 − spread) · longest, of one token at least."""
+    return min(max(int(longest * (1.0 - spread)), 1), longest)
+
+
+def mean_length(longest: int, spread: float) -> float:
+    """Of lengths that are drawn."""
+    return (shortest(longest, spread) + longest) / 2.0
+
+
 def drawn_lengths(dice: np.random.Generator, n: int, longest: int, spread: float) -> Any:
     """``n`` whole numbers, each from (1 − spread) · longest to longest alike."""
-    low = min(max(int(longest * (1.0 - spread)), 1), longest)
-    return dice.integers(low, longest + 1, n)
+    return dice.integers(shortest(longest, spread), longest + 1, n)
 
 
 def drawn_times(dice: np.random.Generator, n: int, rate: float, burstiness: float) -> Any:

@@ -103,8 +103,7 @@ class Requests:
         self.first[request] = now
 
     def unfollowed(self, request: int, made: float) -> None:
-        """No iteration follows its last token, which is seen at once: its pace counts from when the first
-        one was made, not from when it was seen an iteration later."""
+        """No iteration follows its last token, which is seen at once: when its first one was ``made``."""
         self.made[request] = made
 
     def ended(self, request: int, now: float) -> None:

@@ -96,7 +96,8 @@ class FewestGpus:
 
     def _looked_at(self, units: Units) -> Units:
         t = self.trials
-        return looked_at(units, t.model, t.cluster, t.stack, t.w, self.limits)
+        coming = t.sent.arrivals
+        return looked_at(units, t.model, t.cluster, t.stack, t.w, self.limits, coming)
 
     def _candidates(self, units: Units) -> list[Unit]:
         found = []

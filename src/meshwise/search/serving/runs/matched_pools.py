@@ -90,22 +90,42 @@ class PoolTrials:
         return self._engines[layout]
 
 
+class _Against:
+    """What runs of pools came to against their averages, by the layout that computes prompts: how long those
+    wait near a limit is what averages know least."""
+
+    def __init__(self) -> None:
+        self._shares: dict[Layout, float] = {}
+        self._most = 1.0
+
+    def seen(self, d: Disaggregated, requests_per_s: float) -> None:
+        share = requests_per_s / d.requests_per_s
+        self._shares[d.prefill.layout] = max(share, self._shares.get(d.prefill.layout, 0.0))
+        self._most = max(self._most, share)
+
+    def expected(self, d: Disaggregated) -> float:
+        """Requests per second of pools: as runs of their layout for prompts came out against its averages, or
+        where there were none as the best of all."""
+        return d.requests_per_s * self._shares.get(d.prefill.layout, self._most)
+
+
 def matched_pools(pairs: Sequence[Disaggregated], trials: Trials, gpus: int) -> MatchedPools | None:
-    """Of pairs by averages, the best first, the one that delivers the most under the limits when it is
-    simulated. Others are run as long as one may be the best, or within 5 % of it, if it does no better against
-    its averages than those before."""
-    runs, best = PoolTrials(trials), None
-    gain, used, run = 1.0, 0, 0
-    for d in (one for pair in pairs for one in _numbers(pair, gpus)):
-        if run >= _MOST_PAIRS or used >= _MOST_REQUESTED:
+    """Of pairs by averages the one that delivers the most under the limits when it is simulated. Next is run
+    what promises the most by the runs before it, as long as it may be the best, or within 5 % of it."""
+    runs, best, against = PoolTrials(trials), None, _Against()
+    used = 0
+    left = [one for pair in pairs for one in _numbers(pair, gpus)]
+    for _ in range(min(_MOST_PAIRS, len(left))):
+        d = max(left, key=against.expected)
+        left.remove(d)
+        enough = (1.0 - AS_GOOD) * best.simulated.requests_per_s if best else 0.0
+        if used >= _MOST_REQUESTED or against.expected(d) < enough:
             break
-        if best and d.requests_per_s * gain < (1.0 - AS_GOOD) * best.simulated.requests_per_s:
-            break
-        found, run = runs.most(d), run + 1
+        found = runs.most(d)
+        against.seen(d, 0.0 if found is None else found.requests_per_s)
         if found is None:
             continue
         used += ROUNDS * found.concurrency
-        gain = max(gain, found.requests_per_s / d.requests_per_s)
         found = found._replace(tokens_per_s_per_device=found.tokens_per_s / gpus)
         order = found.tokens_per_s, -found.devices
         if best is None or order > (best.simulated.tokens_per_s, -best.simulated.devices):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
@@ -26,7 +25,6 @@ from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import mean_lengths
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.server import may_be_overloaded
-from meshwise.workloads.serving import Serving
 
 _DOUBT = 1.3  # what averages may overestimate a layout's use of its limits by
 _RUN = 3  # of those that come nearest, by whole runs
@@ -39,7 +37,7 @@ def at_the_rate(trials: Trials, layouts: Layouts, coming: Arrivals) -> PricedCol
     less and more than arrive, and with Little's law what is in flight at that. Those whose caches hold too
     few for the rate serve what they can, and do not fit."""
     t, dp = trials, layouts.dp
-    w = _mean(t.w, coming)
+    w = mean_lengths(t.w, coming)
     server = Server(t.model, t.cluster, t.stack, w)
     alone = server.at(layouts, dp, False).steady
     room = np.minimum(alone.max_concurrency // dp, most_sequences(t.stack, t.cluster.device))
@@ -101,15 +99,6 @@ def averages(trials: Trials, layouts: Layouts, limits: Limits) -> tuple[PricedCo
     return table, np.flatnonzero(table.steady.fits & within(table.steady, limits)).tolist()
 
 
-def _mean(w: Serving, coming: Arrivals) -> Serving:
-    """The load with requests of the mean lengths, a trace's own."""
-    if coming.trace is None:
-        return mean_lengths(w)
-    tokens = {"isl": coming.trace.prompt, "osl": coming.trace.answer}
-    means = {name: max(round(sum(n) / len(n)), 1) for name, n in tokens.items()}
-    return msgspec.structs.replace(w, **means)
-
-
 def _excess(trials: Trials, layouts: Layouts, limits: Limits) -> Array:
     """How far each layout is beyond the worst of the limits under the load that is sent, as a share, or more
     requests arrive than it serves; infinite where not one request fits."""
@@ -132,15 +121,20 @@ def near_limits(
     trials: Trials, layouts: Layouts, limits: Limits, at: Callable[[int, bool], Trial]
 ) -> dict[int, Trial]:
     """Of columns that come nearest to their limits under the load that is sent whole runs, ``at`` a column,
-    short or whole: averages choose some of each kind, short runs of them the ones to run."""
+    short or whole: averages choose some of each kind, short runs of them the ones to run. Where more arrives
+    than is served, the latency of a run says how long it was: what is served then tells which is nearest."""
     over = _excess(trials, layouts, limits)
+    coming = trials.sent.arrivals
     short: list[
         tuple[bool, float, int]
-    ] = []  # whether more arrives than is served, of limits, which
+    ] = []  # whether more arrives than is served; by how much, or of limits the worst; which
     for i in least_beyond(layouts, over):
         if not short or 1.0 + over[i] <= _DOUBT * min(short)[1]:
             trial = at(i, True)
-            short.append((trial.most_per_s is not None, trial.used, i))
+            late = 0.0
+            if coming is not None and may_be_overloaded(trial.run):
+                late = coming.rate / trials.most_per_s(trial.layout, few=True)
+            short.append((True, late, i) if late >= 1.0 else (False, trial.used, i))
     return {i: at(i, False) for _, _, i in sorted(short)[:_RUN]}
 
 

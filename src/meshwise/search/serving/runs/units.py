@@ -16,6 +16,8 @@ from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Limits, Server, beyond, some_columns
 from meshwise.search.serving.space import serving_space
+from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.simulate.loads.traces import Trace
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
@@ -106,12 +108,22 @@ def _gathered(parts: list[tuple[Layouts, dict[str, int]]], together: bool) -> Un
     return Units(layouts, np.full(size, together), none, none, refused)
 
 
-def mean_lengths(w: Serving) -> Serving:
-    """The workload with prompts and answers of their mean lengths, all alike."""
+def mean_lengths(w: Serving, coming: Arrivals | None = None) -> Serving:
+    """The workload with prompts and answers of their mean lengths, all alike; of a trace its own."""
+    if coming is not None and coming.trace is not None:
+        tokens = {"isl": coming.trace.prompt, "osl": coming.trace.answer}
+        means = {name: max(round(sum(n) / len(n)), 1) for name, n in tokens.items()}
+        return msgspec.structs.replace(w, **means)
     mean = 1.0 - w.length_spread / 2.0
     return msgspec.structs.replace(
         w, isl=max(round(w.isl * mean), 1), osl=max(round(w.osl * mean), 1), image_tokens=0
     )
+
+
+def _shortest(w: Serving, trace: Trace) -> Serving:
+    """The workload with a trace's shortest lengths: no mean or percentile of it is below what one such request
+    takes, while most of its requests may be far below the mean."""
+    return msgspec.structs.replace(w, isl=min(trace.prompt), osl=min(trace.answer))
 
 
 def looked_at(
@@ -121,6 +133,7 @@ def looked_at(
     stack: Stack,
     w: Serving,
     limits: Limits,
+    coming: Arrivals | None = None,
 ) -> Units:
     """With what a replica serves within limits of the mean, by averages: between powers of two in flight.
 
@@ -130,9 +143,12 @@ def looked_at(
     size, layouts = units.size, units.layouts
     if not size:
         return units
-    server = Server(model, cluster, stack, mean_lengths(w))
+    server = Server(model, cluster, stack, mean_lengths(w, coming))
     alone = server.at(layouts, layouts.dp, False).steady
     room = np.minimum(alone.max_concurrency // layouts.dp, most_sequences(stack, cluster.device))
+    if coming is not None and coming.trace is not None:
+        shortest = _shortest(w, coming.trace)
+        alone = Server(model, cluster, stack, shortest).at(layouts, layouts.dp, False).steady
     slow = beyond(alone, limits) > 0
     index = np.flatnonzero((room >= 1) & ~slow)
     why = np.full(size, _KEPT)
