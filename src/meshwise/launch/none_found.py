@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.launch import other_software
-from meshwise.launch.find import launches, script_of
+from meshwise.launch.find import Launch, launches, script_of
 from meshwise.launch.parsed import NoLaunch
 from meshwise.launch.shell.commands import Script
 from meshwise.launch.spelling.source_flags import source_flags
@@ -45,7 +47,38 @@ def check_goes_on(script: Script, chosen: Target) -> None:
             )
 
 
+def never_reached(script: Script, found: Sequence[Launch] = ()) -> str:
+    """That a launch stands after what ends the script; empty where none does. ``found``: those before."""
+    own = [x.words for x in found]
+    later = [x for x in launches(list(script.unreached), None) if x.words not in own]
+    if script.ended is None or not later:
+        return ""
+    word, line = script.ended
+    at = next((n for n in later[0].lines if n), 0)
+    where = f" in line {at}" if at else ""
+    ends = f"`{word}` in line {line}" if line else f"`{word}`"
+    return f"{ends} ends the script before its launch of {later[0].target.title}{where}"
+
+
+def _ended(script: Script) -> NoLaunch | None:
+    said = never_reached(script)
+    if not said or script.ended is None:
+        return None
+    word, line = script.ended
+    error = NoLaunch(
+        f"command: {said}",
+        field="command",
+        value=word,
+        legal="the variables of the condition before it set otherwise, or the launch's command alone",
+    )
+    error.line = line or None
+    return error
+
+
 def none_found(script: Script, text: str) -> NoLaunch:
+    ended = _ended(script)
+    if ended is not None:
+        return ended
     wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
     wrapped = wrapped or next(iter(script.sourced), None)
     other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)

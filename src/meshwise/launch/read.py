@@ -25,7 +25,7 @@ from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
 from meshwise.launch.find import IMAGE, Launch, launches
 from meshwise.launch.flags import ReadWords, read_words
-from meshwise.launch.none_found import check_goes_on, none_found
+from meshwise.launch.none_found import check_goes_on, never_reached, none_found
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -215,6 +215,8 @@ def _candidates(
             except MeshwiseError as error:
                 one = one._replace(read=None, error=error)
         kept.append(one)
+    later = never_reached(script, found)
+    notes += [later] if later else []
     if not kept:
         kept, notes = [read[groups[0][0]]], notes[1:]
     return kept, notes

@@ -10,6 +10,7 @@ from meshwise.launch.find import launches
 from meshwise.launch.shell.commands import Script, read_script
 
 _FENCE = re.compile(r"^([ \t]*(?:>[ \t]?)?)(`{3,}|~{3,})[ \t]*([\w+.-]*)")
+_LEAVES = re.compile(r"(?m)^[ \t]*(?:[$#>] )?(?:exit|logout)(?: 0)?[ \t]*$")
 _SHELL = ("", "bash", "sh", "shell", "zsh", "console", "shell-session", "shellsession", "text")
 _YAML = ("yaml", "yml")
 
@@ -23,8 +24,8 @@ def code(text: str) -> str | None:
     """The shell blocks of a page that start something, else its first manifest; None where neither is."""
     blocks = _blocks(text)
     shell = [block for language, block in blocks if language in _SHELL and starts(block)]
-    if shell:
-        return "\n".join(shell)
+    if shell:  # of a shell that a reader is in, not of one text: the next block goes on after it
+        return _LEAVES.sub("", "\n".join(shell))
     manifests = [block for language, block in blocks if language in (*_YAML, "")]
     return next((b for b in manifests if yaml_text.looks_like(b) and _runs(b)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 
 from meshwise.launch.shell import assignments, builtins, written
@@ -16,6 +17,7 @@ from meshwise.launch.wrappers import slurm
 
 _MAX_CALLS = 8  # of functions in functions
 _BEFORE = ("time", "builtin", "exec", "command", "nohup")
+_NAMED = re.compile(r"-[cl]*a")  # options of exec after which a name follows
 
 
 class Calls(Loops):
@@ -49,6 +51,8 @@ class Calls(Loops):
             return [way]
         given = written.read_by(node.redirects, expander, way.given)
         line = node.line
+        replaces = words[0] == "exec" and len(words) > 1
+        words = _without_exec(words) if replaces else words
         while words and words[0] in _BEFORE and len(words) > 1 and not words[1].startswith("-"):
             words = words[1:]
         status = (
@@ -69,7 +73,18 @@ class Calls(Loops):
         written.follow_files(words, node.redirects, given, expander, way.files)
         way.status = status
         lines = tuple(line_of(w, line) for w in words)
-        return self._started(words, lines, tuple(before), way, given)
+        ways = self._started(words, lines, tuple(before), way, given)
+        for each in ways if replaces else ():  # nothing of the shell is left after it
+            self._end(each, "exec", line)
+        return ways
+
+    def _end(self, way: Way, word: str, line: int) -> None:
+        """A word that ends the script, unless what follows is asked for too."""
+        ends = word in ("exit", "exec") or (word == "return" and not self.calls)
+        if ends and self.past_end:
+            return
+        way.halt = "exit" if word == "exec" else word
+        way.ended = (word, line)
 
     def _wins(self, name: str, way: Way) -> None:
         value = way.memory.get(name)
@@ -87,7 +102,7 @@ class Calls(Loops):
         """What a command starts; ``given``: what it reads."""
         program = words[0].rpartition("/")[2]
         if program in ("exit", "return", "break", "continue"):
-            way.halt = program
+            self._end(way, program, lines[0])
             said = words[1] if len(words) > 1 else ""
             way.status = said == "0" if said.isdigit() else way.status
             return [way]
@@ -181,6 +196,14 @@ class Calls(Loops):
             each.memory.exported = set(exported)
             each.status = True
         return ways
+
+
+def _without_exec(words: list[str]) -> list[str]:
+    """The command that takes the shell's place: after ``exec`` and its options."""
+    rest = words[1:]
+    while len(rest) > 1 and rest[0].startswith("-"):
+        rest = rest[2:] if _NAMED.fullmatch(rest[0]) and len(rest) > 2 else rest[1:]
+    return rest
 
 
 def _put(way: Way, name: str, value: ShellValue | None) -> None:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.shell.run import follow
 from meshwise.launch.shell.values.memory import ShellValue, file_name, shown_plain
 from meshwise.launch.shell.way import Way
@@ -31,7 +31,8 @@ class StartedCommand(NamedTuple):
 
 class Script(NamedTuple):
     """One way through a text: its commands, files written by here-documents, variables set at its end,
-    what its SBATCH lines ask for, what it sources, and the conditions of its branches."""
+    what its SBATCH lines ask for, what it sources, and the conditions of its branches; where a command ends
+    it early, what it would have gone on with."""
 
     commands: list[StartedCommand]
     files: dict[str, str]
@@ -39,6 +40,8 @@ class Script(NamedTuple):
     batch: slurm.ResourceRequest
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    ended: tuple[str, int] | None = None  # the word that ends it before its last line, its line
+    unreached: tuple[StartedCommand, ...] = ()  # what it would start after that
 
 
 class _History:
@@ -140,17 +143,13 @@ def read_script(
         last = next(n for n in range(1, 100) if str(n + 1) not in wins)
         start["@"] = tuple(wins[str(n)] for n in range(1, last + 1))
     found = []
-    for way in follow(text, start, dict(files or {}), wins):
-        history = _History(way.memory.log)
-        commands = [
-            StartedCommand(
-                [_plain_word(str(w)) for w in c.words],
-                _Then(history, c.place, c.before),
-                c.lines,
-                c.file,
-            )
-            for c in way.commands
-        ]
+    ways = follow(text, start, dict(files or {}), wins)
+    unreached: tuple[StartedCommand, ...] | None = None
+    for way in ways:
+        commands, history = _commands(way)
+        early = way.halt in ("exit", "return") and way.left_out
+        if early and unreached is None:
+            unreached = _unreached(text, start, dict(files or {}), wins)
         asked = batch
         for inner in way.batches:
             asked = asked.over(slurm.script_request(inner))
@@ -165,9 +164,36 @@ def read_script(
                 asked,
                 tuple(_plain_word(str(w)) for w in way.sourced),
                 way.conditions,
+                way.ended if early else None,
+                (unreached or ()) if early else (),
             )
         )
     return found
+
+
+def _commands(way: Way) -> tuple[list[StartedCommand], _History]:
+    history = _History(way.memory.log)
+    found = [
+        StartedCommand(
+            [_plain_word(str(w)) for w in c.words],
+            _Then(history, c.place, c.before),
+            c.lines,
+            c.file,
+        )
+        for c in way.commands
+    ]
+    return found, history
+
+
+def _unreached(
+    text: str, start: dict[str, ShellValue], files: dict[str, str], wins: dict[str, str]
+) -> tuple[StartedCommand, ...]:
+    """What a script starts if no command ends it."""
+    try:
+        ways = follow(text, start, files, wins, past_end=True)
+    except MeshwiseError:
+        return ()
+    return tuple(c for way in ways for c in _commands(way)[0])
 
 
 def _check_characters(text: str) -> None:

@@ -41,17 +41,28 @@ _SETS = re.compile(
 
 
 def follow(
-    text: str, given: Mapping[str, ShellValue], files: Mapping[str, str], wins: Mapping[str, str]
+    text: str,
+    given: Mapping[str, ShellValue],
+    files: Mapping[str, str],
+    wins: Mapping[str, str],
+    *,
+    past_end: bool = False,
 ) -> list[Way]:
     """Every way through the text, those with the same outcome once; ``given``: variables that are set
-    before it begins; ``files``: those beside it; ``wins``: values for what does not follow from it."""
-    run = _Run(files, wins)
+    before it begins; ``files``: those beside it; ``wins``: values for what does not follow from it;
+    ``past_end``: as if no command ended the script, for what it would have started."""
+    run = _Run(files, wins, past_end)
     first = Way()
     for name, value in {**given, **wins}.items():
         first.memory.set(name, value)
         first.memory.exported.add(name)
     ways = run.script(text, [first], "")
     return [w for w in ways if w.commands or w.files] or ways[:1]
+
+
+def _halted(way: Way) -> Way:
+    way.left_out = True
+    return way
 
 
 class _Run(Calls):
@@ -78,7 +89,7 @@ class _Run(Calls):
         for node in body:
             after: list[Way] = []
             for way in ways:
-                after += [way] if way.halt else self.step(node, way)
+                after += [_halted(way)] if way.halt else self.step(node, way)
             if len(after) > 1 and not isinstance(node, (Test, Calculate, Function)):
                 after = distinct(self._without_ended(after))
             ways = after
@@ -144,8 +155,18 @@ class _Run(Calls):
     # several commands
 
     def _both(self, node: Both, way: Way) -> list[Way]:
+        chain = [node]  # a long list is one on the left of another, as deep as it is long
+        while isinstance(first := next(iter(chain[-1].left), None), Both):
+            chain.append(first)
+        ways = self.body(chain[-1].left, [way])
+        for each in reversed(chain):
+            ways = self._second(each, ways)
+        return ways
+
+    def _second(self, node: Both, ways: list[Way]) -> list[Way]:
+        """The right side of a list, where the left one's outcome asks for it."""
         found: list[Way] = []
-        for each in self.body(node.left, [way]):
+        for each in ways:
             wanted = node.operator == "&&"
             if each.halt or each.status is (not wanted):
                 found.append(each)
