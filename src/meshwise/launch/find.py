@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from meshwise.launch.shell.commands import StartedCommand
+from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import Target, every_target, function_of, target
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
@@ -104,14 +105,18 @@ def _pattern(word: str) -> Target | None:
 
 def _image(base: str, before: list[str]) -> Target | None:
     """A container whose image starts the engine, where it is started: not pulled, built or named."""
-    chosen = image_targets().get(base.partition("@")[0].partition(":")[0])
+    called = base.partition("@")[0].partition(":")[0]
+    if called.endswith(".sif"):  # pulled from a registry: its name, its tag
+        called = called.removesuffix(".sif").partition("_")[0]
+    chosen = image_targets().get(called)
     programs = [w.rpartition("/")[2] for w in before]
-    ran = any(p in ("docker", "podman", "nerdctl") for p in programs)
+    ran = any(p in _RUN_IMAGES for p in programs)
     starts = any(p in ("run", "create") for p in programs)
     return chosen if (ran and starts) or IMAGE in programs else None
 
 
-IMAGE = "MESHWISE_POD_IMAGE"  # the command of a manifest's container, whose image's own program it runs in
+# programs whose `run` or `create` starts what an image has as its own command
+_RUN_IMAGES = ("docker", "podman", "nerdctl", "apptainer", "singularity")
 
 
 def _of_script(words: list[str]) -> Launch | None:

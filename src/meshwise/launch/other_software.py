@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.launch.find import IMAGE
 from meshwise.launch.parsed import NoLaunch
+from meshwise.launch.shell.runners.carried import IMAGE
 
 _ENGINE = "the engine's own command (vLLM, SGLang, TensorRT-LLM) with the same degrees"
 _TRAINER = (

@@ -23,7 +23,7 @@ from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
-from meshwise.launch.find import IMAGE, Launch, launches
+from meshwise.launch.find import Launch, launches
 from meshwise.launch.flags import ReadWords, read_words
 from meshwise.launch.none_found import check_goes_on, never_reached, none_found
 from meshwise.launch.parsed import (
@@ -47,6 +47,7 @@ from meshwise.launch.shell.commands import (
     read_script,
     unset_names,
 )
+from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from meshwise.launch.shell import assignments, builtins, written
 from meshwise.launch.shell.builtins import QUERIES, QUIET
 from meshwise.launch.shell.loops import Loops
+from meshwise.launch.shell.runners.carried import Carried, carried
 from meshwise.launch.shell.syntax.statements import Body, Simple
 from meshwise.launch.shell.values.conditions import tested
 from meshwise.launch.shell.values.memory import ShellValue, line_of
@@ -108,18 +109,64 @@ class Calls(Loops):
             return [way]
         if program in way.functions:
             return self._call(way.functions[program], words[1:], before, way, given)
-        inner = inner_script(words, Files(way.files, self.beside), given)
+        files = Files(way.files, self.beside)
+        runs = carried(words, given, files.any, lambda name: self._plain(name, way))
+        if runs is not None:
+            return self._carried(runs, lines, before, way)
+        inner = inner_script(words, files, given)
         if inner is not None:
             return self._within(inner, before, way)
         if program in ("source", ".") and len(words) > 1:
             way.sourced.append(words[1])
-        if program not in QUIET:
+        self._start(words, lines, before, way)
+        if program in QUERIES and program not in ("read", "getopts", "let", "test"):
+            way.status = None
+        return [way]
+
+    def _plain(self, name: str, way: Way) -> str | None:
+        value = way.memory.get(name)
+        return value if isinstance(value, str) else None
+
+    def _carried(
+        self,
+        runs: list[Carried],
+        lines: tuple[int, ...],
+        before: tuple[tuple[str, str], ...],
+        way: Way,
+    ) -> list[Way]:
+        """The commands that the words of another run, one after the other."""
+        ways = [way]
+        for run in runs:
+            own = (*(() if run.alone else before), *run.environment)
+            placed = tuple(line_of(w, lines[0]) for w in run.words)
+            again = run._replace(environment=own)
+            ways = [x for w in ways for x in self._carry(again, placed, w)]
+        return distinct(ways)
+
+    def _carry(self, run: Carried, lines: tuple[int, ...], way: Way) -> list[Way]:
+        files = Files(way.files, self.beside)
+        inner = inner_script(run.words, files, run.reads)
+        if inner is None:
+            more = carried(run.words, run.reads, files.any, lambda name: self._plain(name, way))
+            if more and more[0].words != run.words:
+                return self._carried(more, lines, run.environment, way)
+            return self._start(run.words, lines, run.environment, way)
+        if run.alone and inner.shell == "child":
+            inner = inner._replace(shell="away")
+        return self._within(inner, run.environment, way)
+
+    def _start(
+        self,
+        words: list[str],
+        lines: tuple[int, ...],
+        before: tuple[tuple[str, str], ...],
+        way: Way,
+    ) -> list[Way]:
+        if words[0].rpartition("/")[2] not in QUIET:
             started = (*way.starter, *words)
             all_lines = (*[lines[0]] * len(way.starter), *lines)
             place = len(way.memory.log)
             way.commands.append(Started(started, before, all_lines, way.file, place))
-        if program in QUERIES and program not in ("read", "getopts", "let", "test"):
-            way.status = None
         return [way]
 
     def _call(

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.shell.runners.terminals import typed_text
 from meshwise.launch.shell.values.memory import file_name
 from meshwise.launch.wrappers.slurm import STARTERS
 
@@ -62,6 +63,9 @@ def inner_script(words: list[str], files: Files, given: str | None) -> Within | 
     if program in _SAME:
         text = files.script(words[1]) if len(words) > 1 else None
         return None if text is None else Within(text, words[2:] or None, (), "same", words[1])
+    typed = typed_text(words)
+    if typed is not None:
+        return Within(typed, [])
     wrapped = _wrapped(words) if program == "sbatch" else None
     if wrapped is not None:
         return Within(wrapped, [], tuple(words))

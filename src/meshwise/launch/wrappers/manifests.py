@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, shorten
 from meshwise.launch import other_software
 from meshwise.launch.files import code_blocks, yaml_text
-from meshwise.launch.find import IMAGE, image_targets
+from meshwise.launch.find import image_targets
+from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import every_target
 from meshwise.launch.wrappers import compose, kserve, llm_d
 from meshwise.launch.wrappers.slurm import ResourceRequest
