@@ -194,7 +194,10 @@ class _Reader:
         """The variables that a flag's value still has."""
         why, place = reasons(given), self.place
         line = place.line(start)
-        for name in dict.fromkeys(unset_names(given)):
+        names = list(dict.fromkeys(unset_names(given)))
+        # what is calculated of others that are asked for too follows from them
+        derived = {n for n in names if n in why and set(unset_names(why[n])) & {*names} - {n}}
+        for name in [n for n in names if n not in derived]:
             because = _because({name: why[name]} if name in why else {})
             self.asked.append(OpenValue(f"${name}", used, line=line, file=place.file, why=because))
 

@@ -133,38 +133,71 @@ def is_part(text: str) -> bool:
     return not any(_whole_one(d) or _task(d) is not None for d in _documents(text))
 
 
-# a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets)
+# a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets: nodes,
+# GPUs of each, GPUs of all)
 _TASKS = (
     (
         "run",
         ("resources", "accelerators"),
         "num_nodes",
-        "SKYPILOT_NUM_NODES",
-        "SKYPILOT_NUM_GPUS_PER_NODE",
+        ("SKYPILOT_NUM_NODES", "SKYPILOT_NUM_GPUS_PER_NODE", ""),
     ),
-    ("commands", ("resources", "gpu"), "nodes", "DSTACK_NODES_NUM", "DSTACK_GPUS_PER_NODE"),
+    (
+        "commands",
+        ("resources", "gpu"),
+        "nodes",
+        ("DSTACK_NODES_NUM", "DSTACK_GPUS_PER_NODE", "DSTACK_GPUS_NUM"),
+    ),
 )
 
 
 def _task(document: dict[str, Any]) -> str | None:
     """The shell text of a task for a cloud's launcher (SkyPilot, dstack), its variables before it."""
-    for key, path, many, nodes, each in _TASKS:
+    for key, path, many, (nodes, each, every) in _TASKS:
         text = document.get(key)
         text = "\n".join(map(str, text)) if isinstance(text, list) else text
         if not isinstance(text, str) or "resources" not in document:
             continue
-        said = str(_at(document, *path) or "")
-        gpus = _whole(said.rpartition(":")[2]) if ":" in said else 1 if said else None
+        gpus = _accelerators(_at(document, *path))
         whole = _whole(document.get(many)) or 1
         rows = [f"{nodes}={whole}", f"{GPUS}={gpus or ''}", f"{PODS}={whole}", f"{SIZE}={whole}"]
         if gpus is not None:
             rows.append(f"{each}={gpus}")
-        own = document.get("envs", document.get("env"))
-        for name, value in own.items() if isinstance(own, dict) else []:
-            if str(name).isidentifier() and value not in (None, ""):
-                rows.append(f"{name}={shlex.quote(str(value))}")
+            rows += [f"{every}={gpus * whole}"] if every else []
+        rows += _variables(document.get("envs", document.get("env")))
         return "\n".join([*rows, text])
     return None
+
+
+def _accelerators(said: Any) -> int | None:
+    """GPUs of ``H100:8``, ``8``, ``{H100: 8}``, ``{name: H100, count: 8}``; None of a range."""
+    if isinstance(said, dict):
+        said = said.get("count") or next(iter(said.values()), None)
+        return _whole(said) or (1 if said is not None and not re.search(r"\d", str(said)) else None)
+    if isinstance(said, list):
+        many = {_accelerators(each) for each in said}
+        return many.pop() if len(many) == 1 else None
+    text = str(said or "")
+    last = text.rpartition(":")[2].strip()
+    if _whole(last):
+        return _whole(last)
+    return 1 if text and ".." not in last else None
+
+
+def _variables(environment: Any) -> list[str]:
+    """Assignments of a table or a list of variables; those without a value are set elsewhere."""
+    if isinstance(environment, dict):
+        environment = [{"name": k, "value": v} for k, v in environment.items()]
+    rows = []
+    for entry in environment if isinstance(environment, list) else []:
+        name, value = "", ""
+        if isinstance(entry, dict):
+            name, value = str(entry.get("name", "")), str(entry.get("value") or "")
+        elif "=" in str(entry):
+            name, _, value = str(entry).partition("=")
+        if name.isidentifier() and value:
+            rows.append(f"{name}={shlex.quote(value)}")
+    return rows
 
 
 def _pods(node: Any, many: int, size: int, name: str = "") -> list[Pod]:
@@ -261,18 +294,7 @@ def server_pods(variables: Mapping[str, str]) -> ServerPods:
 
 def _container(container: dict[str, Any]) -> list[str]:
     """Its environment as assignments, and its command after its image."""
-    rows = []
-    environment = container.get("env", container.get("environment")) or []
-    if isinstance(environment, dict):
-        environment = [{"name": k, "value": v} for k, v in environment.items()]
-    for entry in environment if isinstance(environment, list) else []:
-        name, value = "", ""
-        if isinstance(entry, dict):
-            name, value = str(entry.get("name", "")), str(entry.get("value", ""))
-        elif "=" in str(entry):
-            name, _, value = str(entry).partition("=")
-        if name.isidentifier() and value:
-            rows.append(f"{name}={shlex.quote(value)}")
+    rows = _variables(container.get("env", container.get("environment")))
     words = _words(container)
     image = str(container.get("image", ""))
     called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
