@@ -123,11 +123,14 @@ def _parse(text: str, asked: Asked) -> Parsed:
     if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
     tree = python_text.python_tree(text)
-    read = files.python(text, tree, asked) if tree is not None else text
-    if isinstance(read, Parsed):
-        return read
-    own_lines = tree is None and text.count("\n") == whole.count("\n")
-    return _one_of(_scripts(read, asked, own_lines=own_lines), text, asked)
+    if tree is not None:
+        read = files.python(text, tree, asked)
+        if isinstance(read, Parsed):
+            return read
+        found = _one_of(_scripts(read.text, asked, own_lines=False), text, asked)
+        return found._replace(notes=(*found.notes, *read.notes))
+    own_lines = text.count("\n") == whole.count("\n")
+    return _one_of(_scripts(text, asked, own_lines=own_lines), text, asked)
 
 
 def _read_as_shell(page: str) -> str:
