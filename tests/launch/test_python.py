@@ -175,7 +175,9 @@ def test_refusals(name: str) -> None:
 
 def test_several_engines_of_a_program_are_listed_and_one_is_chosen() -> None:
     text = "from vllm import LLM\nLLM('a', tensor_parallel_size=4)\nLLM('b')\n"
-    with pytest.raises(MeshwiseError, match=r"2 commands \(1: line 2, vllm.LLM: a, tp=4; 2: line 3"):
+    with pytest.raises(
+        MeshwiseError, match=r"2 commands \(1: line 2, vllm.LLM: a, tp=4; 2: line 3"
+    ):
         parse(text)
     assert parse(text, which="b").job.tp == 1
     assert parse(text, which=1).job.tp == 4

@@ -51,6 +51,7 @@ from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
+from meshwise.launch.wrappers.starters import dockerfiles, makefiles, units
 from meshwise.launch.wrappers.world import world_of
 
 __all__ = ["NoLaunch", "Parsed", "Unpriced", "parse"]
@@ -96,6 +97,9 @@ def _parse(text: str, asked: Asked) -> Parsed:
     whole = check_text(text)
     if code_blocks.is_page(text) and python_text.python_tree(text) is None:
         text = code_blocks.code(text) or _read_as_shell(text)
+    own = _of_starter(text)
+    if own is not None:
+        return _one_of(_scripts(own, asked, own_lines=True), text, asked)
     if templates.is_template(text):
         text = templates.places_as_variables(text)
     if not text.lstrip().startswith("{") and python_text.python_tree(text) is None:
@@ -131,6 +135,23 @@ def _parse(text: str, asked: Asked) -> Parsed:
         return found._replace(notes=(*found.notes, *read.notes))
     own_lines = text.count("\n") == whole.count("\n")
     return _one_of(_scripts(text, asked, own_lines=own_lines), text, asked)
+
+
+def _of_starter(text: str) -> str | None:
+    """The shell text of a file by which another program starts a command, its lines where they stand."""
+    if units.is_unit(text):
+        return units.unit_text(text)
+    if dockerfiles.is_dockerfile(text):
+        own = dockerfiles.dockerfile_text(text)
+        if own is None:
+            raise NoLaunch(
+                "command: the Dockerfile has no CMD and no ENTRYPOINT: what its image starts is not in the text",
+                field="command",
+                value=text.strip()[:60],
+                legal="the command that runs the image with its arguments",
+            )
+        return own
+    return makefiles.makefile_text(text) if makefiles.is_makefile(text) else None
 
 
 def _read_as_shell(page: str) -> str:

@@ -11,10 +11,9 @@ from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch import other_software
 from meshwise.launch.account import candidates
 from meshwise.launch.account.origins import placed_error
-from meshwise.launch.files import code_blocks
+from meshwise.launch.files import code_blocks, ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
-from meshwise.launch.files import ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.files.recipes import with_recipe
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
@@ -232,7 +231,9 @@ def _candidate(
 
 def _picked(found: list[candidates.LaunchCandidate], asked: Asked) -> Parsed:
     every = candidates.merged([[one] for one in found])
-    every = [next(o for o in found if o.same(one))._replace(conditions=one.conditions) for one in every]
+    every = [
+        next(o for o in found if o.same(one))._replace(conditions=one.conditions) for one in every
+    ]
     one = candidates.chosen(every, asked.which)
     if one.error is not None:
         raise one.error

@@ -74,9 +74,7 @@ def _keyword(call: ast.Call, name: str) -> ast.expr | None:
 
 
 def _spellings(call: ast.Call) -> list[str]:
-    return [
-        a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
-    ]
+    return [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
 
 
 def _argument(call: ast.Call) -> ProgramOption | None:

@@ -63,7 +63,9 @@ class _Written:
             return []  # a scope of its own
         if isinstance(node, ast.If):
             main = "__main__" in ast.unparse(node.test)
-            return self._branches(node.test, main, self.of_block(node.body), self.of_block(node.orelse))
+            return self._branches(
+                node.test, main, self.of_block(node.body), self.of_block(node.orelse)
+            )
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             return [*self._set(targets[0], node.value), *self._started(node.value)]
@@ -79,7 +81,10 @@ class _Written:
                     found += self.of_block(inner.body)
                 elif isinstance(inner, ast.stmt):
                     found += self._statement(inner)
-        heads = [getattr(node, "value", None), *(i.context_expr for i in getattr(node, "items", []))]
+        heads = [
+            getattr(node, "value", None),
+            *(i.context_expr for i in getattr(node, "items", [])),
+        ]
         return [x for h in heads if isinstance(h, ast.expr) for x in self._started(h)] + found
 
     def _branches(self, test: ast.expr, main: bool, yes: list[str], no: list[str]) -> list[str]:
@@ -97,7 +102,7 @@ class _Written:
         if isinstance(target, ast.Subscript) and self.values.dotted(target.value) == "os.environ":
             key = target.slice
             if isinstance(key, ast.Constant) and str(key.value).isidentifier():
-                return [f"export {key.value}={_shown(self.values.of(value))}"]
+                return [f"export {key.value!s}={_shown(self.values.of(value))}"]
             return []
         name = _name_of(target)
         if name is None:

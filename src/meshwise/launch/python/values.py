@@ -116,7 +116,11 @@ class Values:
             known = self.attributes[node.attr]
             return self._open(node) if known is None else self.of(known, depth + 1)
         module = isinstance(whose, ast.Name) and whose.id in self.imported
-        if module or node.attr not in self.options or not isinstance(whose, ast.Name | ast.Attribute):
+        if (
+            module
+            or node.attr not in self.options
+            or not isinstance(whose, ast.Name | ast.Attribute)
+        ):
             return self._open(node)
         return self._option(self.options[node.attr], node, depth)
 

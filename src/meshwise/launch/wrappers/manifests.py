@@ -58,7 +58,7 @@ def container_commands(text: str, given: Mapping[str, str] | None = None) -> str
         own = [p for p in _pods(document, 1, 1) if _words(p.container)]
         whole = sum(p.many for p in own if p.gpus) or sum(p.many for p in own)
         for pod in own:
-            found += [*_resources(pod, document, whole), *_container(pod.container)]
+            found += [*_resources(pod, document, whole), *container_text(pod.container)]
     if not found:
         other = next((o for i in _images(documents) if (o := other_software.of_image(i))), None)
         if other is not None:
@@ -292,7 +292,7 @@ def server_pods(variables: Mapping[str, str]) -> ServerPods:
     )
 
 
-def _container(container: dict[str, Any]) -> list[str]:
+def container_text(container: dict[str, Any]) -> list[str]:
     """Its environment as assignments, and its command after its image."""
     rows = _variables(container.get("env", container.get("environment")))
     words = _words(container)

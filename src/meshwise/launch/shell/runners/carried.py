@@ -136,8 +136,6 @@ def _container(
     if entrypoint is not None:
         image, after = [], [*([entrypoint] if entrypoint else []), *after]
     whole = [*kept, *image, *after]
-    if whole == words and not environment:
-        return None
     return [Carried(whole, tuple(environment), True)]
 
 
