@@ -51,6 +51,7 @@ class Launch(NamedTuple):
     by_structure: bool
     variables: Mapping[str, str]  # that are set where it stands
     lines: tuple[int, ...] = ()  # of each of its words, 0 where that is not known
+    file: str = ""  # of these lines; none of the text itself
 
     @property
     def words(self) -> list[str]:
@@ -60,7 +61,7 @@ class Launch(NamedTuple):
 def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
     found = [
-        launch._replace(variables=c.variables, lines=c.lines)
+        launch._replace(variables=c.variables, lines=c.lines, file=c.file)
         for c in commands
         if (launch := _launch(c.words)) is not None
     ]

@@ -48,6 +48,7 @@ from meshwise.launch.shell.commands import (
     unset_names,
 )
 from meshwise.launch.shell.runners.carried import IMAGE
+from meshwise.launch.shell.values.memory import text_of
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
@@ -116,13 +117,13 @@ def _parse(text: str, asked: Asked) -> Parsed:
         served = files.ray(text, asked)
         if served is not None:
             return served
-        commands = manifests.container_commands(text, given)
+        commands = manifests.container_commands(text, given, asked.files)
         if commands is None:
             return files.configuration(stripped, asked)
-        # the lines of the text that its containers make are not the manifest's own
         said = [f"export {k}={shlex.quote(v)}" for k, v in given.items()]
-        commands = "\n".join([*said, commands])
-        found = _one_of(_scripts(commands, asked, own_lines=False), text, asked)
+        commands = text_of([*said, commands])
+        own_lines = text.count("\n") == whole.count("\n")
+        found = _one_of(_scripts(commands, asked, own_lines=own_lines), text, asked)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
@@ -293,7 +294,9 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         return with_file_words(read, _zero_file_words(json.loads(table), launch, script))
     questions: list[OpenValue] = []
     many = len(launch.before)
-    words = read_words(launch.after, chosen, PlacedWords("", launch.lines[many:]), questions)
+    words = read_words(
+        launch.after, chosen, PlacedWords(launch.file, launch.lines[many:]), questions
+    )
     words.unpriced.extend(
         (f"{name}={shorten(launch.variables[name])}", what)
         for name, what in chosen.environment.items()
@@ -318,8 +321,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
             named = _named(settings, words)
             raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
         raise
-    placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
-    own = tuple(Origin(w, line) for w, line in placed if w != IMAGE)
+    placed = zip(launch.before, launch.lines or [0] * many, strict=False)
+    own = tuple(Origin(w, line, launch.file) for w, line in placed if w != IMAGE)
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 

@@ -131,7 +131,7 @@ def _manifest(words: list[str], files: Files, given: str | None) -> str | None:
     text = named[0] if named else given
     if text is None or not {"apply", "create", "replace"} & set(words):
         return None
-    return container_commands(text)
+    return container_commands(text, None, {**files.beside, **files.written})
 
 
 def _unit(words: list[str], files: Files) -> str | None:
