@@ -88,7 +88,9 @@ def _launch(words: list[str]) -> Launch | None:
         base = word.rpartition("/")[2]
         after = words[i + 1] if i + 1 < len(words) else ""
         known = _programs().words
-        chosen, many = known.get((base, after)), 2
+        chosen, many = known.get((base, *words[i + 1 : i + 3])), 3
+        if chosen is None:
+            chosen, many = known.get((base, after)), 2
         if chosen is None:
             chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i]), 1
         if chosen is not None:

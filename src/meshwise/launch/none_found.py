@@ -84,6 +84,9 @@ def none_found(script: Script, text: str) -> NoLaunch:
     other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
     if other is not None:
         return other_software.refusal(other)
+    asks = next((e for c in script.commands if (e := other_software.client(c.words))), None)
+    if asks is not None:
+        return asks
     own = next((s for c in script.commands if (s := _own_script(c.words)) is not None), None)
     if own is not None:
         return NoLaunch(

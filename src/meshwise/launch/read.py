@@ -96,6 +96,8 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 def _parse(text: str, asked: Asked) -> Parsed:
     whole = check_text(text)
+    if code_blocks.is_notebook(text):
+        text = check_text(code_blocks.of_notebook(text) or "\n# no code")
     if code_blocks.is_page(text) and python_text.python_tree(text) is None:
         text = code_blocks.code(text) or _read_as_shell(text)
     own = _of_starter(text)

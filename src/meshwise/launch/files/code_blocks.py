@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
-from meshwise.errors import MeshwiseError
+from meshwise.errors import InputError, MeshwiseError
 from meshwise.launch.files import yaml_text
 from meshwise.launch.find import launches
 from meshwise.launch.shell.commands import Script, read_script
 
 _FENCE = re.compile(r"^([ \t]*(?:>[ \t]?)?)(`{3,}|~{3,})[ \t]*([\w+.-]*)")
+_PLACE = re.compile(r"\{\{.*?\}\}")
 _LEAVES = re.compile(r"(?m)^[ \t]*(?:[$#>] )?(?:exit|logout)(?: 0)?[ \t]*$")
 _SHELL = ("", "bash", "sh", "shell", "zsh", "console", "shell-session", "shellsession", "text")
 _YAML = ("yaml", "yml")
@@ -27,7 +29,56 @@ def code(text: str) -> str | None:
     if shell:  # of a shell that a reader is in, not of one text: the next block goes on after it
         return _LEAVES.sub("", "\n".join(shell))
     manifests = [block for language, block in blocks if language in (*_YAML, "")]
-    return next((b for b in manifests if yaml_text.looks_like(b) and _runs(b)), None)
+    found = [b for b in manifests if yaml_text.looks_like(b) and _runs(b) and _is_yaml(b)]
+    return "\n---\n".join(found) or None
+
+
+def _is_yaml(text: str) -> bool:
+    try:
+        yaml_text.yaml_documents(
+            _PLACE.sub("x", text)
+        )  # of a template, a value that is not filled in
+    except MeshwiseError:
+        return False
+    return True
+
+
+def is_notebook(text: str) -> bool:
+    """Whether a text is a notebook, whose cells are blocks of code."""
+    return text.lstrip().startswith("{") and '"cells"' in text and '"nbformat"' in text
+
+
+def of_notebook(text: str) -> str:
+    """The shell commands of a notebook's cells that start something, else its program."""
+    try:
+        cells = json.loads(text).get("cells", [])
+    except (ValueError, AttributeError, RecursionError):
+        raise InputError(
+            "command: a notebook that is no JSON",
+            field="command",
+            legal="the notebook as it is saved",
+        ) from None
+    shell: list[str] = []
+    program: list[str] = []
+    for cell in cells if isinstance(cells, list) else []:
+        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+            continue
+        source = cell.get("source", "")
+        rows = ("".join(map(str, source)) if isinstance(source, list) else str(source)).splitlines()
+        first = next((row for row in rows if row.strip()), "")
+        if re.match(r"%%(bash|sh|script\b)", first):
+            shell += rows[rows.index(first) + 1 :]
+            continue
+        goes_on = False
+        for row in rows:
+            bare = row.strip()
+            if goes_on or bare.startswith("!"):
+                shell.append(bare.lstrip("!"))
+                goes_on = bare.endswith("\\")
+            elif not bare.startswith("%"):
+                program.append(row)
+    commands = "\n".join(shell)
+    return commands if commands and starts(commands) else "\n".join(program)
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:

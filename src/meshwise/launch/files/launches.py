@@ -41,9 +41,9 @@ def configuration(text: str, asked: Asked) -> Parsed:
     recipe = recipe_yaml.recipe_overrides(table)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
         return _recipe(*recipe, asked)
-    chart = recipe_yaml.production_stack(table)
-    if chart is not None:
-        return _chart(chart, asked)
+    charts = recipe_yaml.production_stack(table)
+    if charts is not None:
+        return _picked([_of_chart(chart, asked) for chart in charts], asked)
     roles = slurm_recipe.servers_by_role(table)
     if roles is not None:
         return _roles(roles, asked)
@@ -132,6 +132,18 @@ def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parse
     gpus = asked.gpus or world
     states_a_layout(words.settings, words, Launch(chosen, [], [], False, {}), gpus)
     return from_settings(chosen, words.settings, words, asked, gpus)
+
+
+def _of_chart(chart: recipe_yaml.Chart, asked: Asked) -> candidates.LaunchCandidate:
+    read: Parsed | None = None
+    failed: MeshwiseError | None = None
+    try:
+        read = _chart(chart, asked)
+        read = read._replace(notes=(*read.notes, *chart.notes))
+    except MeshwiseError as error:
+        failed = error
+    names = tuple(dict.fromkeys(n for n in (chart.name, chart.model) if n))
+    return candidates.LaunchCandidate("vllm serve", "vllm", 0, read, failed, names=names)
 
 
 def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:

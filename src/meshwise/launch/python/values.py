@@ -27,6 +27,7 @@ class Values:
         self.options, self.parameters = program_options(tree)
         self.attributes: dict[str, ast.expr | None] = {}  # that methods set of their object
         self.taken: dict[str, Any] = {}
+        self.inside = 0  # of conditions in conditions
         self.names: dict[str, ast.expr | None] = {}
         self.imported: dict[str, str] = {}
         for node in ast.walk(tree):
@@ -163,6 +164,13 @@ class Values:
 
     def holds(self, test: ast.expr) -> bool | None:
         """Whether a condition holds; None where the text does not say."""
+        self.inside += 1
+        try:
+            return self._holds(test) if self.inside < _MAX_DEPTH else None
+        finally:
+            self.inside -= 1
+
+    def _holds(self, test: ast.expr) -> bool | None:
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             inner = self.holds(test.operand)
             return None if inner is None else not inner
@@ -249,6 +257,12 @@ class Values:
             value = self.of(node.args[0], depth + 1)
             whole = name == "int" and isinstance(value, str) and value.isdigit()
             return int(value) if whole else value
+        if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+            said = ast.Attribute(node.args[0], str(node.args[1].value), ast.Load())
+            other = node.args[2] if len(node.args) > 2 else None
+            if other is None or not self._says_nothing(said):
+                return self.of(said, depth + 1)
+            return self.of(other, depth + 1)
         made = self._text_call(node, name, depth)
         if made is not None:
             return made

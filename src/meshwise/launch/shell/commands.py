@@ -14,6 +14,8 @@ from meshwise.launch.shell.values.memory import ShellValue, file_name, shown_pla
 from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
+# what every shell has: where it is, whose it is
+_PLACES = {"PWD": ".", "HOME": "~"}
 MAX_TEXT = 1 << 20  # characters of a command
 
 _UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+|@)|\$([A-Za-z_]\w*|[0-9]|@)")
@@ -136,7 +138,7 @@ def read_script(
     _check_characters(text)
     batch = slurm.script_request(text)
     wins = dict(given or {})
-    start: dict[str, ShellValue] = dict(slurm.variables(batch))
+    start: dict[str, ShellValue] = {**_PLACES, **slurm.variables(batch)}
     if "@" in wins:
         start["@"] = tuple(shlex.split(wins.pop("@")))
     elif "1" in wins:  # those that are given are all

@@ -31,7 +31,6 @@ _SAID = ("GPUS", "PODS", "SIZE", "SERVERS", "NAME", "FILES")
 GPUS, PODS, SIZE, SERVERS, NAME, FILES = (f"MESHWISE_POD_{n}" for n in _SAID)
 _REPLICAS = ("replicas", "parallelism", "numNodes")
 _GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$|google\.com/tpu$|habana\.ai/gaudi$")
-_CPU = re.compile(r"[-_/](cpu|xeon|arm64-cpu)\b")  # in the name or the tag of an engine's image
 # a group of pods that are one server: its own key, or those of its pods' templates beside its size
 _GROUP, _LEADS = "leaderWorkerPattern", ("leaderTemplate", "workerTemplate")
 # what the controllers of such groups set: the pods of a group, and which of them this one is
@@ -62,9 +61,11 @@ def container_commands(
         else kserve.of_service(llm_d.of_chart(d))
         for d in _documents(text)
     ]
-    task = next((t for d in documents if (t := _task(d)) is not None), None)
-    if task is not None:
-        return text_of(["set -a", task])
+    tasks = [t for d in documents for part in _parts(d) if (t := _task(part)) is not None]
+    if len(tasks) == 1:
+        return text_of(["set -a", tasks[0]])
+    if tasks:  # each by itself
+        return text_of(row for t in tasks for row in ("(", "set -a", t, ")"))
     if not any(_whole_one(d) or _part(d) for d in documents):
         return text_of(_scripts(documents)) or None
     found: list[str] = []
@@ -166,7 +167,8 @@ def _part(document: dict[str, Any]) -> bool:
 
 def is_part(text: str) -> bool:
     """Whether a manifest is a part of one: what stands around it may ask for copies."""
-    return not any(_whole_one(d) or _task(d) is not None for d in _documents(text))
+    documents = [part for d in _documents(text) for part in _parts(d)]
+    return not any(_whole_one(d) or _task(d) is not None for d in documents)
 
 
 # a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets: nodes,
@@ -185,6 +187,14 @@ _TASKS = (
         ("DSTACK_NODES_NUM", "DSTACK_GPUS_PER_NODE", "DSTACK_GPUS_NUM"),
     ),
 )
+
+
+def _parts(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task for each group of replicas with commands of its own (dstack), else the task itself."""
+    groups = document.get("replicas")
+    own = [g for g in groups if isinstance(g, dict)] if isinstance(groups, list) else []
+    rest = {k: v for k, v in document.items() if k != "replicas"}
+    return [{**rest, **g} for g in own if "commands" in g] or [document]
 
 
 def _task(document: dict[str, Any]) -> str | None:
@@ -343,22 +353,9 @@ def container_text(container: dict[str, Any]) -> list[str]:
             break
     if other_software.of_image(image) is not None and words[0].startswith("-"):
         words = [IMAGE, called, *words]
-    _has_gpus(image, words)
+    other_software.check_has_gpus(image, words)
     quoted = [_quoted(w) for w in words]
     return [*rows, joined_texts(p for q in quoted for p in (*lines_of(q), (" ", 0)))]
-
-
-def _has_gpus(image: str, words: list[str]) -> None:
-    """Raise for an engine's image that is built for processors without GPUs."""
-    if words[0] != IMAGE and not any("vllm" in w or "sglang" in w for w in words[:5]):
-        return
-    if _CPU.search(image) is not None:
-        raise InputError(
-            f"command: {shorten(image)} runs on CPUs: no layout of GPUs is in it",
-            field="image",
-            value=image,
-            legal="an image for GPUs",
-        )
 
 
 def _words(container: dict[str, Any]) -> list[str]:

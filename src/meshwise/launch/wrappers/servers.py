@@ -24,7 +24,10 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     if spans == 1:
         _enough(first, launch, pod, script)
     first = _on_nodes(first, launch, script, spans * (pod.gpus or 0))
-    many = len({_server(x, pod) for x in alike}) * (pod.servers // spans)
+    side_by_side = len({_server(x, pod) for x in alike})
+    if spans == 1:
+        first = _idle(first, side_by_side, pod)
+    many = side_by_side * (pod.servers // spans)
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return with_copies(first, many) if many > 1 else first
 
@@ -62,6 +65,15 @@ def _spans(first: Parsed, pod: manifests.ServerPods, script: Script) -> int:
         return 1
     spans, rest = divmod(first.job.gpus, pod.gpus * pod.size)
     return spans if rest == 0 and pod.servers % spans == 0 else 1
+
+
+def _idle(first: Parsed, many: int, pod: manifests.ServerPods) -> Parsed:
+    """Of a pod that has more GPUs than its servers use: that they are idle, and in no figure."""
+    used, have = first.job.gpus * many, (pod.gpus or 0) * pod.size
+    if used >= have:
+        return first
+    note = f"a pod has {have} GPUs, of which {used} are used: the others are in no figure"
+    return first._replace(notes=(*first.notes, note))
 
 
 def _on_nodes(first: Parsed, launch: Launch, script: Script, over: int) -> Parsed:

@@ -44,6 +44,10 @@ _WHOLE = frozenset(
 )
 
 
+# that stand beside statements only where nothing closes them
+_BRACKETS = ("(", "((", ")", "))", "$(")
+
+
 def body_of(source: ScriptSource) -> Body:
     return Body(source, source.root.children)
 
@@ -57,7 +61,11 @@ class StatementBuilder:
 
     def statements(self, nodes: Sequence[Any]) -> list[Statement]:
         found: list[Statement] = []
-        broken = [(n.start_point[0], n.end_point[0]) for n in nodes if n.type == "ERROR"]
+        broken = [
+            (n.start_point[0], n.end_point[0])
+            for n in nodes
+            if n.type == "ERROR" or (n.type in _BRACKETS and not n.is_named)
+        ]
         for node in nodes:
             if node.type == "&" and found:
                 found[-1] = GroupStatement(Body(self.source, (), (found[-1],)), True)
