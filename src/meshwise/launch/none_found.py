@@ -57,6 +57,8 @@ def never_reached(script: Script, found: Sequence[Launch] = ()) -> str:
     at = next((n for n in later[0].lines if n), 0)
     where = f" in line {at}" if at else ""
     ends = f"`{word}` in line {line}" if line else f"`{word}`"
+    if script.conditions:
+        ends += f" ({shorten(script.conditions[-1], 60)})"
     return f"{ends} ends the script before its launch of {later[0].target.title}{where}"
 
 

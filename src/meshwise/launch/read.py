@@ -18,7 +18,7 @@ from meshwise.launch.account.launcher_values import (
     unset_of_launcher,
 )
 from meshwise.launch.account.origins import Origin, PlacedWords
-from meshwise.launch.account.questions import FILES, OpenValue, Unanswered
+from meshwise.launch.account.questions import FILES, OpenValue, Unanswered, of_their_own
 from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
@@ -194,7 +194,8 @@ def _one_of(scripts: list[Script], text: str, asked: Asked) -> Parsed:
         ways.append(found)
         notes += said
     if not ways:
-        raise failed[0]
+        ends = [bool(s.ended) for s in scripts]  # a way that goes on says more than one that ends
+        raise failed[ends.index(False) if False in ends else 0]
     every = candidates.merged(ways)
     one = candidates.chosen(every, asked.which)
     if one.error is not None:
@@ -306,6 +307,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     )
     settings = _with_file(words, chosen, script, launch, questions)
     started = [q for q in unset_of_launcher(launch, world) if asked.gpus is None]
+    questions = of_their_own(questions, launch.variables)
     if questions:
         if not started and world is None and needs_world(chosen, settings):
             started = [NUMBER_OF_GPUS]

@@ -9,6 +9,7 @@ from meshwise.errors import InputError, MeshwiseError
 from meshwise.launch.files import yaml_text
 from meshwise.launch.find import launches
 from meshwise.launch.shell.commands import Script, read_script
+from meshwise.launch.table import every_target
 
 _FENCE = re.compile(r"^([ \t]*(?:>[ \t]?)?)(`{3,}|~{3,})[ \t]*([\w+.-]*)")
 _PLACE = re.compile(r"\{\{.*?\}\}")
@@ -60,11 +61,15 @@ def of_notebook(text: str) -> str:
         ) from None
     shell: list[str] = []
     program: list[str] = []
+    written: list[str] = []
     for cell in cells if isinstance(cells, list) else []:
-        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+        if not isinstance(cell, dict):
             continue
         source = cell.get("source", "")
         rows = ("".join(map(str, source)) if isinstance(source, list) else str(source)).splitlines()
+        if cell.get("cell_type") != "code":
+            written += rows
+            continue
         first = next((row for row in rows if row.strip()), "")
         if re.match(r"%%(bash|sh|script\b)", first):
             shell += rows[rows.index(first) + 1 :]
@@ -78,7 +83,12 @@ def of_notebook(text: str) -> str:
             elif not bare.startswith("%"):
                 program.append(row)
     commands = "\n".join(shell)
-    return commands if commands and starts(commands) else "\n".join(program)
+    if commands and starts(commands):
+        return commands
+    calls = {call.rpartition(".")[2] for chosen in every_target() for call in chosen.calls}
+    own = "\n".join(program)
+    page = "" if any(f"{c}(" in own for c in calls) else code("\n".join(written))
+    return page or own
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
@@ -121,4 +131,9 @@ def _line_by_line(text: str) -> list[Script]:
 
 
 def _runs(text: str) -> bool:
-    return re.search(r"(?m)^\s*(- )?(command|args|image|serveConfigV2|run):", text) is not None
+    return (
+        re.search(
+            r"(?m)^\s*(- )?(commands?|args|image|serveConfigV2|run|llm_configs|applications):", text
+        )
+        is not None
+    )

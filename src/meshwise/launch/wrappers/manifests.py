@@ -201,7 +201,7 @@ def _task(document: dict[str, Any]) -> str | None:
     """The shell text of a task for a cloud's launcher (SkyPilot, dstack), its variables before it."""
     for key, path, many, (nodes, each, every) in _TASKS:
         text = document.get(key)
-        text = text_of(text) if isinstance(text, list) else text
+        text = _rows(text) if isinstance(text, list) else text
         if not isinstance(text, str) or "resources" not in document:
             continue
         gpus = _accelerators(value_at(document, *path))
@@ -213,6 +213,12 @@ def _task(document: dict[str, Any]) -> str | None:
         rows += _variables(document.get("envs", document.get("env")))
         return text_of([*rows, text])
     return None
+
+
+def _rows(commands: list[Any]) -> str | None:
+    """A list of commands as one text; None of a list of other things."""
+    plain = all(isinstance(c, str) for c in commands)
+    return text_of(commands) if plain and commands else None
 
 
 def _accelerators(said: Any) -> int | None:
@@ -368,9 +374,9 @@ def _words(container: dict[str, Any]) -> list[str]:
 def _as_list(value: Any) -> list[str]:
     if isinstance(value, list):
         return [v if isinstance(v, str) else str(v) for v in value]
-    if not value:
+    if not isinstance(value, str) or not value:  # a schema has tables of the same names
         return []
-    lines = str(value).replace("\\\n", "  ")
+    lines = value.replace("\\\n", "  ")
     try:
         return placed_words(shlex.split(lines), value)
     except ValueError as error:
