@@ -83,7 +83,11 @@ ENDED = [
     ("A=1\nexit 0\nvllm serve m -tp 4\n", "`exit` in line 2", 3),
     ("return 0\nvllm serve m -tp 4\n", "`return` in line 1", 2),
     ("exec python other.py\nvllm serve m -tp 4\n", "`exec` in line 1", 2),
-    ("A=x\nif [ $A = x ]; then\n exit\nfi\nvllm serve m -tp 4\n", "`exit` in line 3", 5),
+    (
+        "A=x\nif [ $A = x ]; then\n exit\nfi\nvllm serve m -tp 4\n",
+        "`exit` in line 3 (if [ $A = x ])",
+        5,
+    ),
     ("stop() {\n exit 1\n}\nstop\nvllm serve m -tp 4\n", "`exit` in line 2", 5),
 ]
 
@@ -93,6 +97,22 @@ def test_what_ends_a_script_before_its_launch_is_named(text: str, word: str, lin
     with pytest.raises(NoLaunch) as error:
         parse(text)
     assert f"{word} ends the script before its launch of vLLM in line {line}" in error.value.message
+
+
+def test_the_variable_that_ends_a_script_can_be_given() -> None:
+    text = 'M="${M:-}"\nif [ -z "$M" ]; then\n exit 2\nfi\nvllm serve $M -tp 4\n'
+    with pytest.raises(NoLaunch) as error:
+        parse(text)
+    assert "`values=M=…`" in str(error.value.legal)
+    assert parse(text, values={"M": "m"}).job.model == "m"
+
+
+def test_how_a_program_ends_is_not_known() -> None:
+    read = parse("if tmux has-session -t a; then exit 0; fi\nvllm serve m -tp 4\n")
+    assert read.job.tp == 4
+    text = "if docker inspect a; then\n A='-tp 2'\nelse\n A='-tp 4'\nfi\nvllm serve m $A\n"
+    with pytest.raises(InputError, match="which branch runs is not known"):
+        parse(text)
 
 
 def test_a_launch_after_the_end_is_noted() -> None:

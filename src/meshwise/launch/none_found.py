@@ -8,7 +8,7 @@ from meshwise.errors import InputError, quoted, shorten
 from meshwise.launch import other_software
 from meshwise.launch.find import Launch, launches, script_of
 from meshwise.launch.parsed import NoLaunch
-from meshwise.launch.shell.commands import Script
+from meshwise.launch.shell.commands import Script, unset_names
 from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Target
 from meshwise.launch.targets import target_names
@@ -53,12 +53,12 @@ def never_reached(script: Script, found: Sequence[Launch] = ()) -> str:
     later = [x for x in launches(list(script.unreached), None) if x.words not in own]
     if script.ended is None or not later:
         return ""
-    word, line = script.ended
+    word, line, condition = script.ended
     at = next((n for n in later[0].lines if n), 0)
     where = f" in line {at}" if at else ""
     ends = f"`{word}` in line {line}" if line else f"`{word}`"
-    if script.conditions:
-        ends += f" ({shorten(script.conditions[-1], 60)})"
+    if condition:
+        ends += f" (if {shorten(condition, 60)})"
     return f"{ends} ends the script before its launch of {later[0].target.title}{where}"
 
 
@@ -66,12 +66,14 @@ def _ended(script: Script) -> NoLaunch | None:
     said = never_reached(script)
     if not said or script.ended is None:
         return None
-    word, line = script.ended
+    word, line, condition = script.ended
+    empty = [n for n in dict.fromkeys(unset_names(condition)) if not script.variables.get(n)]
+    asked = ", ".join(f"`values={name}=…`" for name in empty)
     error = NoLaunch(
         f"command: {said}",
         field="command",
         value=word,
-        legal="the variables of the condition before it set otherwise, or the launch's command alone",
+        legal=f"{asked or 'a text in which it does not'}, or the launch's command alone",
     )
     error.line = line or None
     return error

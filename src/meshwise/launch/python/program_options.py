@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_OF_TEXT = ("lower", "upper", "strip", "split", "replace")
 _CLICK = ("option", "argument")
 
 
@@ -170,10 +171,16 @@ def own_name(node: ast.expr | None) -> str:
             env = _last(node.func) in ("getenv", "get") and isinstance(first, ast.Constant)
             if env and isinstance(first, ast.Constant):
                 return re.sub(r"\W+", "_", str(first.value))
-            if _last(node.func) in ("int", "str", "float", "bool", "len", "strip") and first:
+            if _last(node.func) in ("int", "str", "float", "bool", "len") and first:
                 node = first
                 continue
+            if _last(node.func) in _OF_TEXT and isinstance(node.func, ast.Attribute):
+                node = node.func.value
+                continue
             return _last(node.func)
+        if isinstance(node, ast.Compare):
+            node = node.left
+            continue
         inner = [n for n in ast.walk(node) if isinstance(n, ast.Attribute | ast.Name)]
         return own_name(inner[0]) if inner else "value"
     return "value"

@@ -85,7 +85,7 @@ class Calls(Loops):
         if ends and self.past_end:
             return
         way.halt = "exit" if word == "exec" else word
-        way.ended = (word, line)
+        way.ended = (word, line, "")
 
     def _wins(self, name: str, way: Way) -> None:
         value = way.memory.get(name)

@@ -42,7 +42,8 @@ class Script(NamedTuple):
     batch: slurm.ResourceRequest
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
-    ended: tuple[str, int] | None = None  # the word that ends it before its last line, its line
+    # the word that ends it before its last line, its line, the condition that it does so under
+    ended: tuple[str, int, str] | None = None
     unreached: tuple[StartedCommand, ...] = ()  # what it would start after that
 
 

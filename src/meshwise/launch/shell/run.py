@@ -60,6 +60,13 @@ def follow(
     return [w for w in ways if w.commands or w.files] or ways[:1]
 
 
+def _because(way: Way, condition: str) -> Way:
+    """A way that ends in a branch, with the innermost condition of it."""
+    if way.halt and not way.ended[2]:
+        way.ended = (*way.ended[:2], condition)
+    return way
+
+
 def _halted(way: Way) -> Way:
     way.left_out = True
     return way
@@ -236,14 +243,17 @@ class _Run(Calls):
         left = [way]
         for condition, body in node.ways:
             undecided: list[Way] = []
+            before = [len(way.commands) for way in left]
             for each in self.body(condition, left):
+                if each.status and len(each.commands) > min(before, default=0):
+                    each.status = None  # how a program ends is its own
                 if each.halt or each.status is False:
                     (found if each.halt else undecided).append(each)
                     continue
                 if each.status is None:
                     undecided.append(each.copy())
                     each.conditions = (*each.conditions, f"if {shorten(condition.text, 60)}")
-                found += self.body(body, [each])
+                found += [_because(w, condition.text) for w in self.body(body, [each])]
             left = undecided
         for each in left:
             if found:
