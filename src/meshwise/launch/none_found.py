@@ -101,7 +101,7 @@ def none_found(script: Script, text: str) -> NoLaunch:
             legal="the flags or the file of a known target: " + ", ".join(target_names()),
         )
     if wrapped is not None:
-        held = script.variables.get(manifests.FILES, "").partition("=")
+        held = script.variables.get(manifests.MOUNTED, "").partition("=")
         of = f" of the ConfigMap {held[2]}" if held[2] and wrapped.startswith(held[0]) else ""
         return NoLaunch(
             f"command: what {shorten(wrapped)}{of} starts is not in the text",

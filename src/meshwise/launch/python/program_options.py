@@ -79,7 +79,7 @@ def _spellings(call: ast.Call) -> list[str]:
 
 
 def _argument(call: ast.Call) -> ProgramOption | None:
-    """``parser.add_argument("--tp", type=int, default=8)``."""
+    """``parser.add_argument("--degree", type=int, default=8)``."""
     spelt = _spellings(call)
     if not spelt:
         return None

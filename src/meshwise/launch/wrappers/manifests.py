@@ -27,8 +27,8 @@ from meshwise.launch.wrappers.config_maps import ConfigMaps, value_at
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
-_SAID = ("GPUS", "PODS", "SIZE", "SERVERS", "NAME", "FILES")
-GPUS, PODS, SIZE, SERVERS, NAME, FILES = (f"MESHWISE_POD_{n}" for n in _SAID)
+_SAID = ("GPUS", "PODS", "SIZE", "SERVERS", "NAME", "MOUNTED")
+GPUS, PODS, SIZE, SERVERS, NAME, MOUNTED = (f"MESHWISE_POD_{n}" for n in _SAID)
 _REPLICAS = ("replicas", "parallelism", "numNodes")
 _GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$|google\.com/tpu$|habana\.ai/gaudi$")
 # a group of pods that are one server: its own key, or those of its pods' templates beside its size
@@ -106,7 +106,7 @@ def _configured(pod: Pod, maps: ConfigMaps) -> list[str]:
     rows = maps.files(pod.container, pod.volumes)
     rows += [assigned(n, v) for n, v in maps.variables(pod.container) if v]
     missing = maps.missing(pod.container, pod.volumes)
-    return [*rows, *(f"{FILES}={shlex.quote(f'{k}={v}')}" for k, v in missing.items())]
+    return [*rows, *(f"{MOUNTED}={shlex.quote(f'{k}={v}')}" for k, v in missing.items())]
 
 
 def _scripts(node: Any) -> list[str]:
