@@ -12,6 +12,10 @@ IMAGE = "vllm/vllm-openai:v0.11.0"
 STARTED = [
     "exec vllm serve m -tp 4",
     f"docker run --gpus all -e TP=4 --entrypoint bash {IMAGE} -c 'vllm serve m -tp $TP'",
+    f"docker run --gpus all {IMAGE} vllm serve m -tp 4",
+    f"docker run --gpus all {IMAGE} python3 -m vllm.entrypoints.openai.api_server --model m -tp 4",
+    f"docker run --gpus all {IMAGE} m -tp 4",
+    f"docker run -it --ulimit a=1 {IMAGE} /bin/bash\nvllm serve m -tp 4",
     f"docker run --rm -it --entrypoint='' {IMAGE} vllm serve m -tp 4",
     "docker exec -i -e TP=4 box bash <<'END'\nvllm serve m -tp $TP\nEND",
     f"kubectl run one --image={IMAGE} --port=8000 -- --model m --tensor-parallel-size 4",

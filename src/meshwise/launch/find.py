@@ -92,8 +92,12 @@ def _launch(words: list[str]) -> Launch | None:
         if chosen is None:
             chosen, many = known.get((base, after)), 2
         if chosen is None:
-            chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i]), 1
+            chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i], after), 1
         if chosen is not None:
+            named = base.partition(":")[0] in image_targets() and after[:1] not in ("-", "")
+            inner = _launch(words[i + 1 :]) if named else None  # a program in the image's place
+            if inner is not None and inner.by_structure:
+                return inner._replace(before=[*words[: i + 1], *inner.before])
             return Launch(chosen, words[: i + many], words[i + many :], True, {})
     for chosen in every_target():
         if chosen.override and any(re.match(rf"\+*{chosen.override}", w) for w in words):
@@ -106,7 +110,7 @@ def _pattern(word: str) -> Target | None:
     return next((t for p, t in _programs().patterns.items() if fnmatchcase(word, p)), None)
 
 
-def _image(base: str, before: list[str]) -> Target | None:
+def _image(base: str, before: list[str], after: str) -> Target | None:
     """A container whose image starts the engine, where it is started: not pulled, built or named."""
     called = base.partition("@")[0].partition(":")[0]
     if called.endswith(".sif"):  # pulled from a registry: its name, its tag
@@ -115,6 +119,8 @@ def _image(base: str, before: list[str]) -> Target | None:
     programs = [w.rpartition("/")[2] for w in before]
     ran = any(p in _RUN_IMAGES for p in programs)
     starts = any(p in ("run", "create") for p in programs)
+    if after.rpartition("/")[2] in _SHELLS:  # a shell in it, for what is typed there
+        return None
     return chosen if (ran and starts) or IMAGE in programs else None
 
 

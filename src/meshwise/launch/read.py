@@ -264,7 +264,8 @@ def _candidate(
             error = roles.refused_part(role, launch.target.title)
     except MeshwiseError as caught:
         error = caught
-    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", IMAGE))]
+    plain = [w for w in launch.before if not w.startswith(("-", "$", IMAGE)) and "=" not in w]
+    words = [w.rpartition("/")[2] for w in plain]
     program = " ".join(words[-2:]) if launch.target.phase == "serve" else (words or [""])[-1]
     served = option(launch.after, "served-model-name")
     own = (launch.variables.get(_NAME), launch.target.name, served)
