@@ -536,3 +536,11 @@ def test_brackets_that_nothing_closes_are_refused(many: int) -> None:
 
 def test_a_dollar_that_expands_nothing() -> None:
     assert parse("vllm serve m -tp 2 --host $HOST$:80").job.tp == 2
+
+
+def test_commands_and_manifests_of_a_page_are_listed_together() -> None:
+    shell = "# Serve\n\n```bash\nvllm serve m -tp 8\n```\n\nor\n\n"
+    page = f"{shell}```yaml{POD.format(tp=4)}```\n".replace("token: {{TOKEN}}", "token: a")
+    message = refused(page).message
+    assert "m, tp=8" in message and "m, tp=4" in message
+    assert parse(shell + "```yaml\nkind: Service\nimage: a\n```\n").job.tp == 8

@@ -24,14 +24,31 @@ def is_page(text: str) -> bool:
 
 
 def code(text: str) -> str | None:
-    """The shell blocks of a page that start something, else its first manifest; None where neither is."""
+    """The shell blocks of a page that start something, with its manifests that do; else its manifests.
+    None where neither is."""
     blocks = _blocks(text)
     shell = [block for language, block in blocks if language in _SHELL and starts(block)]
-    if shell:  # of a shell that a reader is in, not of one text: the next block goes on after it
-        return _LEAVES.sub("", "\n".join(shell))
     manifests = [block for language, block in blocks if language in (*_YAML, "")]
     found = [b for b in manifests if yaml_text.looks_like(b) and _runs(b) and _is_yaml(b)]
+    if shell:  # of a shell that a reader is in, not of one text: the next block goes on after it
+        own = _LEAVES.sub("", "\n".join(shell))
+        return "\n".join([own, *(_applied(b) for b in found if _starts_pods(b))])
     return "\n---\n".join(found) or None
+
+
+def _applied(manifest: str) -> str:
+    """A manifest as a command starts it."""
+    return f"kubectl apply -f - <<'END_OF_MANIFEST'\n{manifest}\nEND_OF_MANIFEST"
+
+
+def _starts_pods(manifest: str) -> bool:
+    from meshwise.launch.wrappers.manifests import container_commands  # it reads pages too
+
+    try:
+        text = container_commands(manifest)
+    except MeshwiseError:
+        return False
+    return text is not None and starts(text)
 
 
 def _is_yaml(text: str) -> bool:
