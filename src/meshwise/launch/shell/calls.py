@@ -110,7 +110,9 @@ class Calls(Loops):
         if program in way.functions:
             return self._call(way.functions[program], words[1:], before, way, given)
         files = Files(way.files, self.beside)
-        runs = carried(words, given, files.any, lambda name: self._plain(name, way))
+        runs = None
+        if program not in QUIET or program == "conda":
+            runs = carried(words, given, files.any, lambda name: self._plain(name, way))
         if runs is not None:
             return self._carried(runs, lines, before, way)
         inner = inner_script(words, files, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import shlex
 from collections.abc import Iterable
@@ -21,12 +22,8 @@ class Text(str):
         return self.line_at(0)
 
     def line_at(self, at: int) -> int:
-        found = 0
-        for offset, line in self.marks:
-            if offset > at and found:
-                break
-            found = line
-        return found
+        place = max(bisect.bisect_right(self.marks, (at, MAX_VALUE)) - 1, 0)
+        return next((line for _, line in self.marks[place : place + 4] if line), 0)
 
 
 def marked(text: str, marks: tuple[tuple[int, int], ...]) -> Text:
