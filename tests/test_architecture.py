@@ -254,6 +254,7 @@ SPELLED = {
     # commands that go one step further, in full
     "answers/catalog.py": {"--toml"},
     "launch/wrappers/servers.py": {"--gpus"},  # docker's own
+    "launch/shell/runners/carried.py": {"--timeout"},  # GNU parallel's own
     "errors.py": {"--dcp", "--tp"},  # says how the command line spells them
 }
 SPELLING = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

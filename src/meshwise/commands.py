@@ -261,8 +261,12 @@ def _read(
         raise error.also([*more, *open_load(error.phase, error.said, load)]) from None
     except SeveralCommands as error:
         jobs = [c.read.job for c in error.found if c.read is not None]
-        asked = [q for job in jobs for q in open_values(job, **load)]
-        raise error.also(list({q.option: q for q in asked}.values())) from None
+        named = [j.model for j in jobs]
+        named += [c.error.model for c in error.found if isinstance(c.error, Unanswered)]
+        asked = [q for n in named if unset_names(n) for q in _model_question(n)]
+        asked = [q for q in asked if q.answer not in {x.answer for x in error.asked}]
+        asked += [q for job in jobs for q in open_values(job, **load)]
+        raise error.also(list({q.answer: q for q in asked}.values())) from None
     if spec is not None:
         return spec, parsed
     asked = open_values(parsed.job, **load)

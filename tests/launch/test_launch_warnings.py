@@ -139,3 +139,15 @@ def test_nothing_is_said_of_a_plain_command(model: str, target: str) -> None:
     assert read.target == target
     found = launch_warnings(read, mw.model(model), mw.cluster("hgx-h100", nodes=4))
     assert [w for w in found if w.severity != "slow"] == []
+
+
+def test_positions_are_those_of_the_model_of_the_name() -> None:
+    model, cluster = mw.model("qwen3-30b-a3b"), mw.cluster("hgx-h100")
+
+    def said(name: str) -> list[str]:
+        text = f"vllm serve Qwen/{name} -tp 4 --max-model-len 128000"
+        return [w.rule for w in launch_warnings(parse(text), model, cluster)]
+
+    assert "longer_than_positions" in said("Qwen3-30B-A3B")
+    assert "longer_than_positions" in said("Qwen3-30B-A3B-FP8")
+    assert "longer_than_positions" not in said("Qwen3-30B-A3B-Thinking-2507")

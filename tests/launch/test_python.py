@@ -118,12 +118,12 @@ def test_programs(name: str) -> None:
 REFUSED = {
     "an argument": (
         "import sys\nfrom vllm import LLM\nLLM('m', tensor_parallel_size=int(sys.argv[1]))\n",
-        "$sys_argv_1 is not set",
+        "$1 is not set",
     ),
     "what the machine has": (
         "import torch\nfrom vllm import LLM\nLLM('m', tensor_parallel_size=torch.cuda."
         "device_count())\n",
-        "$torch_cuda_device_count is not set",
+        "$device_count is not set",
     ),
     "arguments of elsewhere": (
         "from vllm import LLM\ndef make(**kw):\n    return LLM('m', **kw)\n",
@@ -140,7 +140,7 @@ REFUSED = {
     "branches": (
         "from vllm import LLM\nif big:\n    LLM('m', tensor_parallel_size=8)\nelse:\n"
         "    LLM('m', tensor_parallel_size=2)\n",
-        "which branch runs is not known (tp=8; tp=2)",
+        "which branch runs is not known (1: line 3",
     ),
     "a misspelt argument": (
         "from vllm import LLM\nLLM('m', tensor_paralel_size=8)\n",
@@ -173,10 +173,112 @@ def test_refusals(name: str) -> None:
     assert "Megatron-Bridge" not in str(error.value)
 
 
-def test_another_engine_of_the_same_program_is_named() -> None:
-    read = parse("from vllm import LLM\nLLM('a', tensor_parallel_size=4)\nLLM('b')\n")
+def test_several_engines_of_a_program_are_listed_and_one_is_chosen() -> None:
+    text = "from vllm import LLM\nLLM('a', tensor_parallel_size=4)\nLLM('b')\n"
+    with pytest.raises(
+        MeshwiseError, match=r"2 commands \(1: line 2, vllm.LLM: a, tp=4; 2: line 3"
+    ):
+        parse(text)
+    assert parse(text, which="b").job.tp == 1
+    assert parse(text, which=1).job.tp == 4
+
+
+OWN_DEFAULTS = {
+    "argparse": (
+        "import argparse\nfrom vllm import LLM\np = argparse.ArgumentParser()\n"
+        "p.add_argument('--tp', '-t', type=int, default=4)\nargs = p.parse_args()\n"
+        "LLM('m', tensor_parallel_size=args.tp)\n",
+        "--tp 4",
+    ),
+    "click": (
+        "import click\nfrom vllm import LLM\n@click.command()\n@click.option('--tp', default=4)\n"
+        "def main(tp):\n    LLM('m', tensor_parallel_size=tp)\n",
+        "--tp 4",
+    ),
+    "a dataclass": (
+        "from dataclasses import dataclass\nfrom vllm import LLM\n@dataclass\nclass A:\n    tp: int = 4\n"
+        "a = cli(A)\nLLM('m', tensor_parallel_size=a.tp)\n",
+        "tp 4",
+    ),
+    "the environment": (
+        "import os\nfrom vllm import LLM\nLLM('m', tensor_parallel_size=int(os.getenv('tp', '4')))\n",
+        "tp 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_DEFAULTS)
+def test_the_programs_own_default_is_taken_and_said(name: str) -> None:
+    text, said = OWN_DEFAULTS[name]
+    read = parse(text)
     assert read.job.tp == 4
-    assert "another engine with another layout (tp=1)" in read.notes[0]
+    assert f"the program's own defaults: {said}" in read.notes
+    given = parse(text, values={"tp": "8"})
+    assert given.job.tp == 8 and not any("own defaults" in n for n in given.notes)
+
+
+def test_an_option_without_a_default_is_asked_for_by_its_name() -> None:
+    text = (
+        "import argparse\nfrom vllm import LLM\np = argparse.ArgumentParser()\n"
+        "p.add_argument('--tp', type=int, required=True)\nargs = p.parse_args()\n"
+        "LLM('m', tensor_parallel_size=args.tp)\n"
+    )
+    with pytest.raises(MeshwiseError, match=r"\$tp is not set"):
+        parse(text)
+    assert parse(text, values={"tp": "8"}).job.tp == 8
+
+
+BUILT = """import argparse, subprocess
+def words(args):
+    cmd = ["vllm", "serve", args.model]
+    if args.length:
+        cmd += ["--max-model-len", str(args.length)]
+    cmd.extend(["--tensor-parallel-size", str(args.tp)])
+    cmd.append("--enforce-eager" if args.eager else "--no-enforce-eager")
+    return cmd
+p = argparse.ArgumentParser()
+p.add_argument("model")
+p.add_argument("--tp", type=int, default=4)
+p.add_argument("--length", type=int)
+p.add_argument("--eager", action="store_true")
+subprocess.run(words(p.parse_args()))
+"""
+
+
+def test_a_command_that_functions_and_conditions_build() -> None:
+    job = parse(BUILT, values={"model": "m"}).job
+    assert (job.tp, job.max_len) == (4, None) and not job.eager
+    longer = BUILT.replace('"--length", type=int', '"--length", type=int, default=4096')
+    assert parse(longer, values={"model": "m"}).job.max_len == 4096
+
+
+def test_a_condition_that_the_text_leaves_open_gives_each_branch() -> None:
+    text = (
+        "import subprocess\ncmd = ['vllm', 'serve', 'm']\nif big():\n    cmd += ['-tp', '8']\n"
+        "subprocess.run(cmd)\n"
+    )
+    with pytest.raises(MeshwiseError, match="which branch runs is not known"):
+        parse(text)
+    assert {parse(text, which=n).job.tp for n in (1, 2)} == {1, 8}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.execvp('vllm', ['vllm', 'serve', 'm', '-tp', '4'])",
+        "os.execlp('vllm', 'vllm', 'serve', 'm', '-tp', '4')",
+        "subprocess.run(' '.join(['vllm', 'serve', 'm', '-tp', '4']), shell=True)",
+        "subprocess.Popen('vllm serve m -tp 4'.split())",
+        "subprocess.run(shlex.split('vllm serve m -tp 4'))",
+    ],
+)
+def test_ways_to_give_a_command_to_the_system(call: str) -> None:
+    assert parse(f"import os, shlex, subprocess\n{call}\n").job.tp == 4
+
+
+def test_other_commands_of_a_program_do_not_hide_its_engine() -> None:
+    text = "import subprocess\nfrom vllm import LLM\nsubprocess.run(['nvidia-smi'])\nLLM('m')\n"
+    assert parse(text).job.tp == 1
 
 
 def test_the_target_of_another_software_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from meshwise.errors import InputError
@@ -408,3 +410,137 @@ spec:
     assert (parse(text % 2).job.tp, parse(text % 2).job.dp) == (16, 1)
     assert parse(text % 4).job.dp == 2
     assert refused(text % 3).field == "--nnodes"
+
+
+# -- several of a kind ----------------------------------------------------------------------------------
+
+GROUPS = """type: service
+replicas:
+- count: 1
+  commands:
+  - vllm serve m -tp $DSTACK_GPUS_NUM
+  resources: {gpu: H200:4}
+- count: 2
+  commands:
+  - vllm serve m -tp $DSTACK_GPUS_NUM
+  resources: {gpu: 80GB:2}
+"""
+
+
+def test_groups_of_replicas_are_listed_with_their_gpus() -> None:
+    error = refused(GROUPS)
+    assert "m, tp=4" in error.message and "m, tp=2" in error.message
+    assert "line 5" in error.message
+
+
+def test_every_manifest_of_a_page_is_listed() -> None:
+    block = "```yaml\ntype: service\nenv:\n- TP={tp}\n- TOKEN\ncommands:\n- vllm serve m -tp $TP\nresources: {{gpu: 8}}\n```\n"
+    page = "# Two ways\n\n" + block.format(tp=2) + "\nor\n\n" + block.format(tp=4)
+    assert "2 commands" in refused(page).message
+    assert parse(page, which=2).job.tp == 4
+
+
+def test_the_models_of_a_chart_are_chosen_by_name() -> None:
+    text = "servingEngineSpec:\n  modelSpec:\n"
+    for name, tp in (("one", 2), ("two", 4)):
+        text += f"  - name: {name}\n    modelURL: org/{name}\n    requestGPU: {tp}\n"
+        text += (
+            f"    vllmConfig: {{tensorParallelSize: {tp}}}\n    extraArgs: [--max-model-len=8192]\n"
+        )
+    assert "2 commands" in refused(text).message
+    read = parse(text, which="two")
+    assert (read.job.tp, read.job.max_len) == (4, None)
+    assert any("extraArgs stands beside vllmConfig" in note for note in read.notes)
+
+
+def test_ray_serves_engines_are_chosen_by_name() -> None:
+    text = "applications:\n- args:\n    llm_configs:\n"
+    for name, tp in (("one", 2), ("two", 4)):
+        text += f"    - model_loading_config: {{model_id: {name}, model_source: org/{name}}}\n"
+        text += f"      engine_kwargs: {{tensor_parallel_size: {tp}}}\n"
+    assert "org/one, tp=2" in refused(text).message
+    assert parse(text, which="two").job.tp == 4
+
+
+def notebook(*cells: tuple[str, str]) -> str:
+    made = [{"cell_type": kind, "source": text.splitlines(keepends=True)} for kind, text in cells]
+    return json.dumps({"cells": made, "nbformat": 4, "metadata": {}})
+
+
+def test_cells_of_a_notebook_are_read() -> None:
+    assert parse(notebook(("code", "%pip install vllm\n!vllm serve m \\\n  -tp 4"))).job.tp == 4
+    assert parse(notebook(("code", "%%bash\nvllm serve m -tp 4"))).job.tp == 4
+    engine = ("code", "from vllm import LLM"), ("code", "LLM('m', tensor_parallel_size=4)")
+    assert parse(notebook(("markdown", "```\nvllm serve m -tp 2\n```"), *engine)).job.tp == 4
+    page = ("code", "print(1)"), ("markdown", "Run\n```bash\nvllm serve m -tp 4\n```\n")
+    assert parse(notebook(*page)).job.tp == 4
+
+
+# -- where a server runs --------------------------------------------------------------------------------
+
+
+def test_a_server_over_the_nodes_of_its_batch_says_how_many() -> None:
+    text = "#!/bin/bash\n#SBATCH --nodes=4\n#SBATCH --gpus-per-node=4\nsrun ray start --head &\n"
+    assert parse(f"{text}vllm serve m -tp 16\n").nodes == 4
+    assert parse(f"{text}vllm serve m -tp 4\n").nodes is None
+    ray = "vllm serve m -tp 8 --distributed-executor-backend ray\n"
+    assert parse("#!/bin/bash\n#SBATCH --nodes=2\n#SBATCH --gres=gpu:4\n" + ray).nodes == 2
+
+
+def test_devices_of_where_ray_is_started_are_not_the_servers() -> None:
+    text = "export CUDA_VISIBLE_DEVICES=0\n{}vllm serve m -pp 4\n"
+    assert "names 1" in refused(text.format("")).message
+    assert parse(text.format("ray start --address=a\n")).job.pp == 4
+
+
+def test_idle_gpus_of_a_pod_are_said() -> None:
+    text = POD.format(tp=2).replace("gpu: 4", "gpu: 8")
+    assert any("8 GPUs, of which 2 are used" in note for note in parse(text).notes)
+    assert not any("are used" in note for note in parse(POD.format(tp=4)).notes)
+
+
+# -- what is asked --------------------------------------------------------------------------------------
+
+
+def test_what_decides_a_value_is_asked_for_in_its_place() -> None:
+    text = "many=$1\ntp=$((8*$many))\nvllm serve m -tp $tp --max-num-seqs $((CONC * 2))\n"
+    error = refused(text)
+    assert [q.name for q in error.questions] == ["$1", "$CONC"]  # type: ignore[attr-defined]
+    assert parse(text, values={"1": "1", "CONC": "8"}).job.tp == 8
+    branch = "A=(-tp 2)\nif [ $BIG = yes ]; then A=(-tp 4); fi\n" * 1 + 'vllm serve m "${A[@]}"\n'
+    assert parse(branch, values={"BIG": "yes"}).job.tp == 4
+
+
+def test_a_folder_of_the_shell_is_no_question() -> None:
+    assert parse('MODEL="$PWD/m"\nvllm serve $MODEL -tp 2\n').job.model == "./m"
+
+
+CLIENTS = ["vllm bench serve --model m", "vllm chat", "python -m sglang.bench_serving --port 1"]
+
+
+@pytest.mark.parametrize("command", CLIENTS)
+def test_a_client_is_told_from_a_server(command: str) -> None:
+    assert "asks servers that run already" in refused(command).message
+    assert parse(f"vllm serve m -tp 2 &\n{command}\n").job.tp == 2
+
+
+@pytest.mark.parametrize("command", ["run-batch -i a -o b", "bench throughput", "bench latency"])
+def test_commands_that_start_an_engine_of_their_own(command: str) -> None:
+    assert parse(f"vllm {command} --model m -tp 4").job.tp == 4
+
+
+@pytest.mark.parametrize("many", [1, 40, 4000])
+def test_brackets_that_nothing_closes_are_refused(many: int) -> None:
+    assert "not readable in line 2" in refused(f"A=1\nvllm serve m -tp 2{'(' * many}\n").message
+
+
+def test_a_dollar_that_expands_nothing() -> None:
+    assert parse("vllm serve m -tp 2 --host $HOST$:80").job.tp == 2
+
+
+def test_commands_and_manifests_of_a_page_are_listed_together() -> None:
+    shell = "# Serve\n\n```bash\nvllm serve m -tp 8\n```\n\nor\n\n"
+    page = f"{shell}```yaml{POD.format(tp=4)}```\n".replace("token: {{TOKEN}}", "token: a")
+    message = refused(page).message
+    assert "m, tp=8" in message and "m, tp=4" in message
+    assert parse(shell + "```yaml\nkind: Service\nimage: a\n```\n").job.tp == 8

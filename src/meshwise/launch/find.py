@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from meshwise.launch.shell.commands import StartedCommand
+from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import Target, every_target, function_of, target
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
@@ -50,6 +51,7 @@ class Launch(NamedTuple):
     by_structure: bool
     variables: Mapping[str, str]  # that are set where it stands
     lines: tuple[int, ...] = ()  # of each of its words, 0 where that is not known
+    file: str = ""  # of these lines; none of the text itself
 
     @property
     def words(self) -> list[str]:
@@ -59,7 +61,7 @@ class Launch(NamedTuple):
 def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
     found = [
-        launch._replace(variables=c.variables, lines=c.lines)
+        launch._replace(variables=c.variables, lines=c.lines, file=c.file)
         for c in commands
         if (launch := _launch(c.words)) is not None
     ]
@@ -86,10 +88,16 @@ def _launch(words: list[str]) -> Launch | None:
         base = word.rpartition("/")[2]
         after = words[i + 1] if i + 1 < len(words) else ""
         known = _programs().words
-        chosen, many = known.get((base, after)), 2
+        chosen, many = known.get((base, *words[i + 1 : i + 3])), 3
         if chosen is None:
-            chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i]), 1
+            chosen, many = known.get((base, after)), 2
+        if chosen is None:
+            chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i], after), 1
         if chosen is not None:
+            named = base.partition(":")[0] in image_targets() and after[:1] not in ("-", "")
+            inner = _launch(words[i + 1 :]) if named else None  # a program in the image's place
+            if inner is not None and inner.by_structure:
+                return inner._replace(before=[*words[: i + 1], *inner.before])
             return Launch(chosen, words[: i + many], words[i + many :], True, {})
     for chosen in every_target():
         if chosen.override and any(re.match(rf"\+*{chosen.override}", w) for w in words):
@@ -102,16 +110,22 @@ def _pattern(word: str) -> Target | None:
     return next((t for p, t in _programs().patterns.items() if fnmatchcase(word, p)), None)
 
 
-def _image(base: str, before: list[str]) -> Target | None:
+def _image(base: str, before: list[str], after: str) -> Target | None:
     """A container whose image starts the engine, where it is started: not pulled, built or named."""
-    chosen = image_targets().get(base.partition("@")[0].partition(":")[0])
+    called = base.partition("@")[0].partition(":")[0]
+    if called.endswith(".sif"):  # pulled from a registry: its name, its tag
+        called = called.removesuffix(".sif").partition("_")[0]
+    chosen = image_targets().get(called)
     programs = [w.rpartition("/")[2] for w in before]
-    ran = any(p in ("docker", "podman", "nerdctl") for p in programs)
+    ran = any(p in _RUN_IMAGES for p in programs)
     starts = any(p in ("run", "create") for p in programs)
+    if after.rpartition("/")[2] in _SHELLS:  # a shell in it, for what is typed there
+        return None
     return chosen if (ran and starts) or IMAGE in programs else None
 
 
-IMAGE = "MESHWISE_POD_IMAGE"  # the command of a manifest's container, whose image's own program it runs in
+# programs whose `run` or `create` starts what an image has as its own command
+_RUN_IMAGES = ("docker", "podman", "nerdctl", "apptainer", "singularity")
 
 
 def _of_script(words: list[str]) -> Launch | None:

@@ -194,9 +194,13 @@ class _Reader:
         """The variables that a flag's value still has."""
         why, place = reasons(given), self.place
         line = place.line(start)
-        for name in dict.fromkeys(unset_names(given)):
+        names = list(dict.fromkeys(unset_names(given)))
+        # what is calculated of others that are asked for too follows from them
+        derived = {n for n in names if n in why and set(unset_names(why[n])) & {*names} - {n}}
+        for name in [n for n in names if n not in derived]:
             because = _because({name: why[name]} if name in why else {})
-            self.asked.append(OpenValue(f"${name}", used, line=line, file=place.file, why=because))
+            one = OpenValue(f"${name}", used, line=line, file=place.file, why=because)
+            self.asked.append(one._replace(of=_decides(why.get(name, ""))))
 
     def _agrees(self, flag: Flag, name: str, value: Any) -> None:
         """Raise where the command says something else before: targets take the last without a word."""
@@ -254,6 +258,15 @@ def _because(why: dict[str, str]) -> str:
     return "".join(
         f"; what {what} gives ${name} does not follow from it" for name, what in why.items()
     )
+
+
+def _decides(what: str) -> tuple[str, ...]:
+    """Names in a condition or a sum, which decide its outcome; none where a command's output does too."""
+    if re.search(r"\$\((?!\()|`", what):
+        return ()
+    if "$((" in what:
+        return tuple(dict.fromkeys(re.findall(r"[A-Za-z_]\w*|(?<=\$)\d", what.partition("))")[0])))
+    return tuple(dict.fromkeys(unset_names(what)))
 
 
 def _flag(known: dict[str, Flag], name: str, chosen: Target) -> Flag | None:
@@ -373,7 +386,11 @@ def _unread_word(word: str, found: ReadWords) -> list[OpenValue]:
     if word in ("$@", "$*"):
         return [OpenValue("$@", "command", why=why)]
     if unset_names(word) and not word.startswith("$("):
-        return [OpenValue(f"${n}", "command", why=why) for n in dict.fromkeys(names)]
+        said = reasons(word)
+        return [
+            OpenValue(f"${n}", "command", why=why, of=_decides(said.get(n, "")))
+            for n in dict.fromkeys(names)
+        ]
     shown = WHY.sub(r"$\1", word)
     raise InputError(
         f"command: {shorten(shown)} is not set in the text, and may hold the layout{why}",

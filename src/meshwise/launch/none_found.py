@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.launch import other_software
-from meshwise.launch.find import launches, script_of
+from meshwise.launch.find import Launch, launches, script_of
 from meshwise.launch.parsed import NoLaunch
-from meshwise.launch.shell.commands import Script
+from meshwise.launch.shell.commands import Script, unset_names
 from meshwise.launch.spelling.source_flags import source_flags
 from meshwise.launch.table import Target
 from meshwise.launch.targets import target_names
@@ -45,12 +47,50 @@ def check_goes_on(script: Script, chosen: Target) -> None:
             )
 
 
+def never_reached(script: Script, found: Sequence[Launch] = ()) -> str:
+    """That a launch stands after what ends the script; empty where none does. ``found``: those before."""
+    own = [x.words for x in found]
+    later = [x for x in launches(list(script.unreached), None) if x.words not in own]
+    if script.ended is None or not later:
+        return ""
+    word, line, condition = script.ended
+    at = next((n for n in later[0].lines if n), 0)
+    where = f" in line {at}" if at else ""
+    ends = f"`{word}` in line {line}" if line else f"`{word}`"
+    if condition:
+        ends += f" (if {shorten(condition, 60)})"
+    return f"{ends} ends the script before its launch of {later[0].target.title}{where}"
+
+
+def _ended(script: Script) -> NoLaunch | None:
+    said = never_reached(script)
+    if not said or script.ended is None:
+        return None
+    word, line, condition = script.ended
+    empty = [n for n in dict.fromkeys(unset_names(condition)) if not script.variables.get(n)]
+    asked = ", ".join(f"`values={name}=…`" for name in empty)
+    error = NoLaunch(
+        f"command: {said}",
+        field="command",
+        value=word,
+        legal=f"{asked or 'a text in which it does not'}, or the launch's command alone",
+    )
+    error.line = line or None
+    return error
+
+
 def none_found(script: Script, text: str) -> NoLaunch:
+    ended = _ended(script)
+    if ended is not None:
+        return ended
     wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
     wrapped = wrapped or next(iter(script.sourced), None)
     other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
     if other is not None:
         return other_software.refusal(other)
+    asks = next((e for c in script.commands if (e := other_software.client(c.words))), None)
+    if asks is not None:
+        return asks
     own = next((s for c in script.commands if (s := _own_script(c.words)) is not None), None)
     if own is not None:
         return NoLaunch(
@@ -61,8 +101,10 @@ def none_found(script: Script, text: str) -> NoLaunch:
             legal="the flags or the file of a known target: " + ", ".join(target_names()),
         )
     if wrapped is not None:
+        held = script.variables.get(manifests.MOUNTED, "").partition("=")
+        of = f" of the ConfigMap {held[2]}" if held[2] and wrapped.startswith(held[0]) else ""
         return NoLaunch(
-            f"command: what {shorten(wrapped)} starts is not in the text",
+            f"command: what {shorten(wrapped)}{of} starts is not in the text",
             field="command",
             value=wrapped,
             legal=f"the text of {shorten(wrapped)} with its variables set before it",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from meshwise.launch.find import IMAGE
+from meshwise.errors import InputError, shorten
 from meshwise.launch.parsed import NoLaunch
+from meshwise.launch.shell.runners.carried import IMAGE
 
 _ENGINE = "the engine's own command (vLLM, SGLang, TensorRT-LLM) with the same degrees"
 _TRAINER = (
@@ -30,6 +32,20 @@ _WORDS = {
     "tune": ("torchtune", _TRAINER),
     "nemo": ("NeMo's command line", _TRAINER),
 }
+# words of a command → what asks servers that run elsewhere, and starts none
+_CLIENTS = {
+    ("vllm", "bench"): "vllm bench serve",
+    ("vllm", "chat"): "vllm chat",
+    ("vllm", "complete"): "vllm complete",
+    ("sglang.bench_serving",): "sglang.bench_serving",
+    ("sglang_router.launch_router",): "SGLang's router",
+    ("sglang_router", "launch"): "SGLang's router",
+    ("vllm-router",): "vLLM's router",
+    ("benchmark_serving.py",): "benchmark_serving.py",
+    ("genai-perf",): "genai-perf",
+    ("guidellm",): "GuideLLM",
+}
+_CPU = re.compile(r"[-_/](cpu|xeon|arm64-cpu)\b")  # in the name or the tag of an engine's image
 # how the name of an image begins → the word above
 _IMAGES = {
     "text-generation-inference": "text-generation-inference",
@@ -80,6 +96,21 @@ def _runs_image(words: list[str]) -> bool:
     return words[0].rpartition("/")[2] in ("docker", "podman", "nerdctl", IMAGE)
 
 
+def client(words: list[str]) -> NoLaunch | None:
+    """Why a command that only asks servers states no layout; None of any other."""
+    names = [w.rpartition("/")[2] for w in words[:40]]
+    for i in range(len(names)):
+        for known, title in _CLIENTS.items():
+            if tuple(names[i : i + len(known)]) == known:
+                return NoLaunch(
+                    f"command: {title} asks servers that run already: it starts none",
+                    field="command",
+                    value=title,
+                    legal="the command that starts the servers",
+                )
+    return None
+
+
 def of_image(image: str) -> tuple[str, str] | None:
     """The same of a container's image."""
     called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
@@ -87,6 +118,19 @@ def of_image(image: str) -> tuple[str, str] | None:
         if called.startswith(start):
             return _WORDS[name]
     return None
+
+
+def check_has_gpus(image: str, words: list[str]) -> None:
+    """Raise for an engine's image that is built for processors without GPUs."""
+    if words[0] != IMAGE and not any("vllm" in w or "sglang" in w for w in words[:5]):
+        return
+    if _CPU.search(image) is not None:
+        raise InputError(
+            f"command: {shorten(image)} runs on CPUs: no layout of GPUs is in it",
+            field="image",
+            value=image,
+            legal="an image for GPUs",
+        )
 
 
 def of_keys(table: dict[str, Any]) -> tuple[str, str] | None:

@@ -18,14 +18,14 @@ from meshwise.launch.account.launcher_values import (
     unset_of_launcher,
 )
 from meshwise.launch.account.origins import Origin, PlacedWords
-from meshwise.launch.account.questions import FILES, OpenValue, Unanswered
+from meshwise.launch.account.questions import FILES, OpenValue, Unanswered, of_their_own
 from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
-from meshwise.launch.find import IMAGE, Launch, launches
+from meshwise.launch.find import Launch, launches
 from meshwise.launch.flags import ReadWords, read_words
-from meshwise.launch.none_found import check_goes_on, none_found
+from meshwise.launch.none_found import check_goes_on, never_reached, none_found
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -47,9 +47,12 @@ from meshwise.launch.shell.commands import (
     read_script,
     unset_names,
 )
+from meshwise.launch.shell.runners.carried import IMAGE
+from meshwise.launch.shell.values.memory import text_of
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
+from meshwise.launch.wrappers.starters import dockerfiles, makefiles, units
 from meshwise.launch.wrappers.world import world_of
 
 __all__ = ["NoLaunch", "Parsed", "Unpriced", "parse"]
@@ -93,8 +96,13 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 def _parse(text: str, asked: Asked) -> Parsed:
     whole = check_text(text)
+    if code_blocks.is_notebook(text):
+        text = check_text(code_blocks.of_notebook(text) or "\n# no code")
     if code_blocks.is_page(text) and python_text.python_tree(text) is None:
         text = code_blocks.code(text) or _read_as_shell(text)
+    own = _of_starter(text)
+    if own is not None:
+        return _one_of(_scripts(own, asked, own_lines=True), text, asked)
     if templates.is_template(text):
         text = templates.places_as_variables(text)
     if not text.lstrip().startswith("{") and python_text.python_tree(text) is None:
@@ -111,22 +119,42 @@ def _parse(text: str, asked: Asked) -> Parsed:
         served = files.ray(text, asked)
         if served is not None:
             return served
-        commands = manifests.container_commands(text, given)
+        commands = manifests.container_commands(text, given, asked.files)
         if commands is None:
             return files.configuration(stripped, asked)
-        # the lines of the text that its containers make are not the manifest's own
         said = [f"export {k}={shlex.quote(v)}" for k, v in given.items()]
-        commands = "\n".join([*said, commands])
-        found = _one_of(_scripts(commands, asked, own_lines=False), text, asked)
+        commands = text_of([*said, commands])
+        own_lines = text.count("\n") == whole.count("\n")
+        found = _one_of(_scripts(commands, asked, own_lines=own_lines), text, asked)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
     tree = python_text.python_tree(text)
-    read = files.python(text, tree, asked) if tree is not None else text
-    if isinstance(read, Parsed):
-        return read
-    own_lines = tree is None and text.count("\n") == whole.count("\n")
-    return _one_of(_scripts(read, asked, own_lines=own_lines), text, asked)
+    if tree is not None:
+        read = files.python(text, tree, asked)
+        if isinstance(read, Parsed):
+            return read
+        found = _one_of(_scripts(read.text, asked, own_lines=False), text, asked)
+        return found._replace(notes=(*found.notes, *read.notes))
+    own_lines = text.count("\n") == whole.count("\n")
+    return _one_of(_scripts(text, asked, own_lines=own_lines), text, asked)
+
+
+def _of_starter(text: str) -> str | None:
+    """The shell text of a file by which another program starts a command, its lines where they stand."""
+    if units.is_unit(text):
+        return units.unit_text(text)
+    if dockerfiles.is_dockerfile(text):
+        own = dockerfiles.dockerfile_text(text)
+        if own is None:
+            raise NoLaunch(
+                "command: the Dockerfile has no CMD and no ENTRYPOINT: what its image starts is not in the text",
+                field="command",
+                value=text.strip()[:60],
+                legal="the command that runs the image with its arguments",
+            )
+        return own
+    return makefiles.makefile_text(text) if makefiles.is_makefile(text) else None
 
 
 def _read_as_shell(page: str) -> str:
@@ -166,7 +194,8 @@ def _one_of(scripts: list[Script], text: str, asked: Asked) -> Parsed:
         ways.append(found)
         notes += said
     if not ways:
-        raise failed[0]
+        ends = [bool(s.ended) for s in scripts]  # a way that goes on says more than one that ends
+        raise failed[ends.index(False) if False in ends else 0]
     every = candidates.merged(ways)
     one = candidates.chosen(every, asked.which)
     if one.error is not None:
@@ -215,6 +244,8 @@ def _candidates(
             except MeshwiseError as error:
                 one = one._replace(read=None, error=error)
         kept.append(one)
+    later = never_reached(script, found)
+    notes += [later] if later else []
     if not kept:
         kept, notes = [read[groups[0][0]]], notes[1:]
     return kept, notes
@@ -233,7 +264,8 @@ def _candidate(
             error = roles.refused_part(role, launch.target.title)
     except MeshwiseError as caught:
         error = caught
-    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", IMAGE))]
+    plain = [w for w in launch.before if not w.startswith(("-", "$", IMAGE)) and "=" not in w]
+    words = [w.rpartition("/")[2] for w in plain]
     program = " ".join(words[-2:]) if launch.target.phase == "serve" else (words or [""])[-1]
     served = option(launch.after, "served-model-name")
     own = (launch.variables.get(_NAME), launch.target.name, served)
@@ -266,7 +298,9 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         return with_file_words(read, _zero_file_words(json.loads(table), launch, script))
     questions: list[OpenValue] = []
     many = len(launch.before)
-    words = read_words(launch.after, chosen, PlacedWords("", launch.lines[many:]), questions)
+    words = read_words(
+        launch.after, chosen, PlacedWords(launch.file, launch.lines[many:]), questions
+    )
     words.unpriced.extend(
         (f"{name}={shorten(launch.variables[name])}", what)
         for name, what in chosen.environment.items()
@@ -274,6 +308,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     )
     settings = _with_file(words, chosen, script, launch, questions)
     started = [q for q in unset_of_launcher(launch, world) if asked.gpus is None]
+    questions = of_their_own(questions, launch.variables)
     if questions:
         if not started and world is None and needs_world(chosen, settings):
             started = [NUMBER_OF_GPUS]
@@ -291,8 +326,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
             named = _named(settings, words)
             raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
         raise
-    placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
-    own = tuple(Origin(w, line) for w, line in placed if w != IMAGE)
+    placed = zip(launch.before, launch.lines or [0] * many, strict=False)
+    own = tuple(Origin(w, line, launch.file) for w, line in placed if w != IMAGE)
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 

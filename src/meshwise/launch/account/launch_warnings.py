@@ -38,6 +38,21 @@ def _names(p: Parsed, *settings: str) -> bool:
     return any(f.setting in settings for f in p.flags)
 
 
+# what a checkpoint's name may have beside its model's, and have as many positions
+_SAME = re.compile(
+    r"(instruct|it|chat|base|hf|bf16|fp8|fp4|nvfp4|mxfp4|awq|gptq|int[48]|w\da\d+|[48]bit|dynamic|quantized|meta)"
+)
+
+
+def _is_same(said: str, name: str) -> bool:
+    """Whether a checkpoint is the model of a name, not a later release of it with other positions."""
+    own = set(re.split(r"[-_/]", name.rpartition("/")[2].lower()))
+    parts = set(re.split(r"[-_]", said.rstrip("/").rpartition("/")[2].lower()))
+    if not own <= parts:  # the caller says which model it is
+        return True
+    return all(_SAME.fullmatch(part) for part in parts - own)
+
+
 def _scheduler(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
     """vLLM's ``SchedulerConfig`` (vllm/config/scheduler.py) and the longest sequence that engines take."""
     job = p.job
@@ -61,7 +76,7 @@ def _scheduler(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
                 f"--max-num-batched-tokens {job.chunk} is less than the {seqs} sequences that run at once",
                 ("chunk", "concurrency"),
             )
-    most, said = model.max_positions, job.max_len
+    most, said = model.max_positions if _is_same(job.model, model.name) else None, job.max_len
     if p.target in ("vllm", "sglang") and said is not None and most is not None and said > most:
         yield LaunchWarning(
             "refused",

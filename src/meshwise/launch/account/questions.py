@@ -3,7 +3,7 @@ where it is used and the option that gives it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, list_in_words, shorten
@@ -14,8 +14,8 @@ _SHOWN = 12  # questions that a sentence names
 
 class OpenValue(NamedTuple):
     """A value that is not in the text. ``option``: the field that gives it (``values``: by its name);
-    ``used``: the flag or the word that needs it; ``why``: what keeps it from being known; ``said``: the
-    sentence where nothing else is open."""
+    ``used``: the flag or the word that needs it; ``why``: what keeps it from being known, a condition or
+    a sum of the names ``of``; ``said``: the sentence where nothing else is open."""
 
     name: str
     used: str
@@ -25,6 +25,7 @@ class OpenValue(NamedTuple):
     why: str = ""
     example: str = "…"
     said: str = ""
+    of: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -101,6 +102,15 @@ class Unanswered(InputError):
         whole = Unanswered((*self.questions, *more), self.phase, self.model, self.said)
         whole.line, whole.file = self.line, self.file
         return whole
+
+
+def of_their_own(questions: Iterable[OpenValue], variables: Mapping[str, str]) -> list[OpenValue]:
+    """Questions about values that follow from others as those about these others."""
+    found: list[OpenValue] = []
+    for q in questions:
+        own = [n for n in q.of if f"${n}" != q.name and variables.get(n, "$").startswith("$")]
+        found += [q._replace(name=f"${n}", why="", of=()) for n in own] or [q]
+    return found
 
 
 def _alone(q: OpenValue) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch import other_software
+from meshwise.launch.account import candidates
+from meshwise.launch.account.origins import placed_error
+from meshwise.launch.files import code_blocks, ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
-from meshwise.launch.files import ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.files.recipes import with_recipe
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
@@ -27,6 +29,7 @@ from meshwise.launch.parsed import (
 )
 from meshwise.launch.python import calls as python_calls
 from meshwise.launch.python import configurations as python_text
+from meshwise.launch.python.started import system_commands
 from meshwise.launch.python.values import Values
 from meshwise.launch.spelling.source_flags import source_flags, spellings
 from meshwise.launch.table import Target, every_target, function_of, target
@@ -38,9 +41,9 @@ def configuration(text: str, asked: Asked) -> Parsed:
     recipe = recipe_yaml.recipe_overrides(table)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
         return _recipe(*recipe, asked)
-    chart = recipe_yaml.production_stack(table)
-    if chart is not None:
-        return _chart(chart, asked)
+    charts = recipe_yaml.production_stack(table)
+    if charts is not None:
+        return _picked([_of_chart(chart, asked) for chart in charts], asked)
     roles = slurm_recipe.servers_by_role(table)
     if roles is not None:
         return _roles(roles, asked)
@@ -131,6 +134,18 @@ def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parse
     return from_settings(chosen, words.settings, words, asked, gpus)
 
 
+def _of_chart(chart: recipe_yaml.Chart, asked: Asked) -> candidates.LaunchCandidate:
+    read: Parsed | None = None
+    failed: MeshwiseError | None = None
+    try:
+        read = _chart(chart, asked)
+        read = read._replace(notes=(*read.notes, *chart.notes))
+    except MeshwiseError as error:
+        failed = error
+    names = tuple(dict.fromkeys(n for n in (chart.name, chart.model) if n))
+    return candidates.LaunchCandidate("vllm serve", "vllm", 0, read, failed, names=names)
+
+
 def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
     """Servers of vLLM's production stack."""
     words = no_words()
@@ -183,40 +198,82 @@ def _roles(found: slurm_recipe.SlurmRecipe, asked: Asked) -> Parsed:
 
 
 def ray(text: str, asked: Asked) -> Parsed | None:
-    """The first engine of Ray Serve's configuration; None where the YAML is none."""
+    """The engine of Ray Serve's configuration, of several the caller's choice; None where the YAML is
+    none."""
     engines = ray_serve.deployed(text)
     if engines is None:
         return None
     chosen = _same(target("vllm"), asked, text)
-    read = []
+    found = []
     for engine in engines:
-        words = no_words()
-        one = of_mapping(engine.table, chosen, asked, words, called=True)
-        if engine.scaled:
-            one = one._replace(notes=(*one.notes, "replicas follow the load: one is priced"))
-        read.append(with_copies(one, engine.replicas) if engine.replicas > 1 else one)
-    first = read[0]
-    notes = [
-        f"another engine with another layout ({p.job.words}): the first is priced"
-        for p in read[1:]
-        if p.job != first.job
+        one = _candidate(chosen, engine.table, asked, "an engine of Ray Serve", engine.line)
+        if one.read is not None:
+            read: Parsed = one.read
+            if engine.scaled:
+                note = "replicas follow the load: one is priced"
+                read = read._replace(notes=(*read.notes, note))
+            read = with_copies(read, engine.replicas) if engine.replicas > 1 else read
+            one = one._replace(read=read)
+        found.append(one._replace(names=tuple(dict.fromkeys((*engine.names, *one.names)))))
+    return _picked(found, asked)
+
+
+def _candidate(
+    chosen: Target, table: dict[str, Any], asked: Asked, program: str, line: int
+) -> candidates.LaunchCandidate:
+    """An engine by the names of its settings, read, or why it is not."""
+    read: Parsed | None = None
+    failed: MeshwiseError | None = None
+    try:
+        unset = next((key for key in table if key.startswith("$")), None)
+        if unset is not None:
+            raise InputError(
+                f"command: {shorten(unset)} is not in the text, and may hold the layout",
+                field="command",
+                value=unset,
+                legal=f"the arguments of {chosen.title} written out",
+            )
+        read = of_mapping(table, chosen, asked, no_words(), called=True)
+    except MeshwiseError as error:
+        failed = placed_error(error, line)
+    named = table.get("model") or (read.job.model if read is not None else "")
+    names = (str(named),) if named else ()
+    return candidates.LaunchCandidate(program, chosen.name, line, read, failed, names=names)
+
+
+def _picked(found: list[candidates.LaunchCandidate], asked: Asked) -> Parsed:
+    every = candidates.merged([[one] for one in found])
+    every = [
+        next(o for o in found if o.same(one))._replace(conditions=one.conditions) for one in every
     ]
-    return first._replace(notes=(*dict.fromkeys(notes), *first.notes))
+    one = candidates.chosen(every, asked.which)
+    if one.error is not None:
+        raise one.error
+    read: Parsed = one.read
+    return read._replace(commands=len(every))
 
 
 # -- Python -------------------------------------------------------------------------------------------
 
 
-def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
+class ProgramText(NamedTuple):
+    """The shell text of what a program gives to the system, and what it takes for granted."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
+def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | ProgramText:
     """What a program starts: the shell text of its commands, or an engine, a recipe of Megatron-Bridge
     by its assignments, a configuration of torchtitan or DeepSpeed."""
-    values = Values(tree)
-    shell = python_calls.system_commands(tree, values)
-    if shell is not None:
-        return shell
+    values = Values(tree, asked.values)
+    shell = system_commands(tree, values)
     calls = python_calls.engines(tree, values, python_text.conditional(tree))
+    if shell is not None and (not calls or code_blocks.starts(shell)):
+        return ProgramText(shell, _own_defaults(values))
     if calls:
-        return _engine(calls, asked)
+        read = _engine(calls, asked)
+        return read._replace(notes=(*read.notes, *_own_defaults(values)))
     config = python_calls.deepspeed_config(tree, values)
     if config is not None:
         return _deepspeed(config, asked)
@@ -267,34 +324,26 @@ def _same(chosen: Target, asked: Asked, text: str) -> Target:
 
 
 def _engine(calls: list[python_calls.EngineCall], asked: Asked) -> Parsed:
-    """The first engine of a program; another with another layout is named, or refused where either may
-    be left out."""
-    read = []
+    """The engine of a program, of several the caller's choice; where each may be left out, one of the
+    branches."""
+    found = []
     for call in calls:
-        words = no_words()
         chosen = _same(call.target, asked, call.target.name)
-        unset = next((key for key in call.table if key.startswith("$")), None)
-        if unset is not None:
-            raise InputError(
-                f"command: {shorten(unset)} is not in the text, and may hold the layout",
-                field="command",
-                value=unset,
-                legal=f"the arguments of {chosen.title} written out",
-            )
-        read.append(of_mapping(call.table, chosen, asked, words, called=True))
-    first = read[0]
-    others = [p.job.words for p in read[1:] if p.job != first.job]
-    if others and not all(call.surely for call in calls):
-        raise InputError(
-            f"command: which branch runs is not known ({'; '.join([first.job.words, *others[:3]])})",
-            field="command",
-            legal="the call that runs",
-        )
-    notes = [
-        f"the program makes another engine with another layout ({words}): the first is priced"
-        for words in dict.fromkeys(others)
-    ]
-    return first._replace(notes=(*notes, *first.notes))
+        one = _candidate(chosen, call.table, asked, call.program, call.line)
+        found.append(one._replace(conditions=() if call.surely else ("a branch of the program",)))
+    return _picked(found, asked)
+
+
+def _own_defaults(values: Values) -> tuple[str, ...]:
+    """Options of the program itself that it gives a value where its command line does not."""
+    said = [f"{name} {shorten(value)}" for name, value in values.taken.items()]
+    if not said:
+        return ()
+    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return (f"the program's own defaults: {', '.join(said[:_SHOWN])}{more}",)
+
+
+_SHOWN = 10
 
 
 def _deepspeed(config: Any, asked: Asked) -> Parsed:

@@ -10,11 +10,14 @@ from meshwise.launch.python.calls import ray_table
 
 
 class Deployed(NamedTuple):
-    """vLLM's settings, and the replicas of it; ``scaled``: their number follows the load."""
+    """vLLM's settings, and the replicas of it; ``scaled``: their number follows the load; ``names``: by
+    which it may be chosen."""
 
     table: dict[str, Any]
     replicas: int
     scaled: bool
+    names: tuple[str, ...] = ()
+    line: int = 0
 
 
 def deployed(text: str) -> list[Deployed] | None:
@@ -60,6 +63,12 @@ def _entries(node: Any) -> list[dict[str, Any]]:
 
 
 def _engine(entry: dict[str, Any]) -> Deployed:
+    loading = entry.get("model_loading_config")
+    named = loading.get("model_id") if isinstance(loading, dict) else None
+    return _deployed(entry)._replace(names=(str(named),) if named else ())
+
+
+def _deployed(entry: dict[str, Any]) -> Deployed:
     deployment = entry.get("deployment_config")
     deployment = deployment if isinstance(deployment, dict) else {}
     said = deployment.get("num_replicas")

@@ -93,15 +93,20 @@ class Chart(NamedTuple):
     words: list[str]
     gpus: int | None
     replicas: int
+    name: str
+    notes: tuple[str, ...]
 
 
-def production_stack(values: dict[str, Any]) -> Chart | None:
-    """The first model of a chart's values (``servingEngineSpec.modelSpec``)."""
+def production_stack(values: dict[str, Any]) -> list[Chart] | None:
+    """The models of a chart's values (``servingEngineSpec.modelSpec``)."""
     engine = values.get("servingEngineSpec")
     models = engine.get("modelSpec") if isinstance(engine, dict) else None
-    if not isinstance(models, list) or not models or not isinstance(models[0], dict):
+    if not isinstance(models, list) or not models or not all(isinstance(m, dict) for m in models):
         return None
-    first = models[0]
+    return [_of_model(m) for m in models if m.get("enabled") is not False] or None
+
+
+def _of_model(first: dict[str, Any]) -> Chart:
     own = first.get("vllmConfig")
     table = {_spelt(k): v for k, v in own.items()} if isinstance(own, dict) else {}
     words = table.pop("extra-args", None)
@@ -119,6 +124,12 @@ def production_stack(values: dict[str, Any]) -> Chart | None:
         words=[str(w) for w in words] if isinstance(words, list) else [],
         gpus=asked,
         replicas=first["replicaCount"] if isinstance(first.get("replicaCount"), int) else 1,
+        name=str(first.get("name", "")),
+        notes=tuple(
+            f"{key} stands beside vllmConfig, where the chart does not read it"
+            for key in first
+            if key == "extraArgs" or (key.endswith("ParallelSize") and key not in (own or {}))
+        ),
     )
 
 

@@ -7,13 +7,14 @@ import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.shell.values.memory import marked
 
 MAX_NODES = 50_000  # aliases counted each time that they are used
 
 
 def yaml_documents(text: str, where: str = "command") -> list[Any]:
-    """The documents of a YAML text: dicts, lists and strings, shared by all who read the same text. Tags
-    construct nothing."""
+    """The documents of a YAML text: dicts, lists and strings with the lines that they stand in, shared by
+    all who read the same text. Tags construct nothing."""
     import yaml
 
     try:
@@ -34,14 +35,48 @@ def yaml_documents(text: str, where: str = "command") -> list[Any]:
 def _loaded(text: str) -> tuple[Any, ...]:
     import yaml
 
-    loader = getattr(
-        yaml, "CBaseLoader", yaml.BaseLoader
-    )  # the same of libyaml, where it was built
-    found = tuple(yaml.load_all(text, Loader=loader))
+    found = tuple(yaml.load_all(text, Loader=_loader()))
     count = [0]
     for document in found:
         _counted(document, count, 0)
     return found
+
+
+@functools.cache
+def _loader() -> Any:
+    """A loader whose scalars know their lines."""
+    import yaml
+
+    plain: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's, where it was built
+
+    class Marked(plain):  # type: ignore[misc]
+        def __init__(self, stream: str) -> None:
+            self.rows = stream.split("\n")
+            super().__init__(stream)
+
+        def construct_scalar(self, node: Any) -> str:
+            value = str(super().construct_scalar(node))
+            first, last = node.start_mark.line, node.end_mark.line
+            if first == last:
+                return marked(value, ((0, first + 1),))
+            return marked(value, _marks(value, self.rows, first, last))
+
+    return Marked
+
+
+def _marks(value: str, rows: list[str], first: int, last: int) -> tuple[tuple[int, int], ...]:
+    """(offset, line) of the parts of a scalar over several lines: of each, where its text stands."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    for number in range(first, min(last + 1, len(rows))):
+        part = rows[number].strip()
+        if number == first and part.rstrip("-+0123456789 ").endswith(("|", ">")):
+            continue
+        place = value.find(part, at) if part else -1
+        if place >= 0:
+            found.append((place if found else 0, number + 1))
+            at = place + len(part)
+    return tuple(found) or ((0, first + 1),)
 
 
 class _TooMany(Exception):
@@ -80,7 +115,7 @@ def typed(node: Any) -> Any:
     if re.fullmatch(r"-?\d{1,12}", node):
         return int(node)
     known = {"true": True, "false": False, "null": None, "~": None, "": None}
-    return known.get(node.lower(), node)
+    return known.get(node.lower(), str(node))
 
 
 _SET = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(?:\"([^\"]*)\"|'([^']*)'|([^\s\"']*))")
@@ -93,7 +128,7 @@ def variables_before(text: str) -> tuple[dict[str, str], str]:
     for many, line in enumerate(lines):
         match = _SET.fullmatch(line.strip())
         if match is None and line.strip():
-            return found, "".join(lines[many:]) if found else text
+            return found, "\n" * many + "".join(lines[many:]) if found else text
         if match is not None:
             found[match.group(1)] = next((v for v in match.groups()[1:] if v is not None), "")
     return {}, text

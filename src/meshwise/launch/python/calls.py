@@ -1,17 +1,14 @@
-"""Launches that a Python program makes: an engine's call, a command given to the system, DeepSpeed's
-configuration."""
+"""Launches that a Python program makes: an engine's call, DeepSpeed's configuration."""
 
 from __future__ import annotations
 
 import ast
-import shlex
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.python.values import Values, unset_variable
 from meshwise.launch.table import Target, every_target, target
 
-_COMMANDS = ("run", "Popen", "call", "check_call", "check_output", "system", "popen")
 # what a launcher gives its degrees to: (package, what starts such a program)
 _LAUNCHED = {
     "transformers": "the command that starts it (torchrun, accelerate launch, deepspeed) with its files",
@@ -27,11 +24,14 @@ _LAUNCHED = {
 
 
 class EngineCall(NamedTuple):
-    """An engine that the program makes; ``surely``: under no condition and not in a loop."""
+    """An engine that the program makes, ``program`` as it calls it; ``surely``: under no condition and not
+    in a loop."""
 
     target: Target
     table: dict[str, Any]
     surely: bool
+    program: str
+    line: int
 
 
 def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[EngineCall]:
@@ -43,12 +43,12 @@ def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[EngineCal
             name = values.dotted(node.func)
             chosen = known.get(f"{name.partition('.')[0]}.{name.rpartition('.')[2]}")
             if chosen is not None:
-                found.append(
-                    EngineCall(chosen, _table(node, chosen, values), id(node) not in open_)
-                )
+                table = _table(node, chosen, values)
+                found.append(EngineCall(chosen, table, id(node) not in open_, name, node.lineno))
             elif name.startswith("ray.") and name.endswith(".LLMConfig"):
                 ray = ray_table(values.keywords(node))
-                found.append(EngineCall(target("vllm"), ray, id(node) not in open_))
+                surely = id(node) not in open_
+                found.append(EngineCall(target("vllm"), ray, surely, name, node.lineno))
     whole = [c for c in found if not any(key.startswith("$") for key in c.table)]
     return whole or found
 
@@ -72,24 +72,6 @@ def ray_table(table: dict[str, Any]) -> dict[str, Any]:
     if named is not None:
         found.setdefault("model", named)
     return found
-
-
-def system_commands(tree: ast.Module, values: Values) -> str | None:
-    """The shell text of the commands that a program gives to the system; None where it gives none."""
-    lines = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not node.args:
-            continue
-        package, _, name = values.dotted(node.func).rpartition(".")
-        if package.split(".")[0] not in ("subprocess", "os") or name not in _COMMANDS:
-            continue
-        given = values.of(node.args[0])
-        if isinstance(given, list):
-            words = [str(word) for word in given]
-            lines.append(" ".join(w if w.startswith("$") else shlex.quote(w) for w in words))
-        else:
-            lines.append(str(given))
-    return "\n".join(lines) if lines else None
 
 
 def deepspeed_config(tree: ast.Module, values: Values) -> Any:

@@ -129,6 +129,8 @@ QUERIES = frozenset(
     [
         "grep",
         "egrep",
+        "kill",
+        "pkill",
         "command",
         "which",
         "type",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 
 from meshwise.launch.shell import assignments, builtins, written
 from meshwise.launch.shell.builtins import QUERIES, QUIET
 from meshwise.launch.shell.loops import Loops
+from meshwise.launch.shell.runners.carried import Carried, carried
 from meshwise.launch.shell.syntax.statements import Body, Simple
 from meshwise.launch.shell.values.conditions import tested
 from meshwise.launch.shell.values.memory import ShellValue, line_of
@@ -16,6 +18,7 @@ from meshwise.launch.wrappers import slurm
 
 _MAX_CALLS = 8  # of functions in functions
 _BEFORE = ("time", "builtin", "exec", "command", "nohup")
+_NAMED = re.compile(r"-[cl]*a")  # options of exec after which a name follows
 
 
 class Calls(Loops):
@@ -49,6 +52,8 @@ class Calls(Loops):
             return [way]
         given = written.read_by(node.redirects, expander, way.given)
         line = node.line
+        replaces = words[0] == "exec" and len(words) > 1
+        words = _without_exec(words) if replaces else words
         while words and words[0] in _BEFORE and len(words) > 1 and not words[1].startswith("-"):
             words = words[1:]
         status = (
@@ -69,7 +74,18 @@ class Calls(Loops):
         written.follow_files(words, node.redirects, given, expander, way.files)
         way.status = status
         lines = tuple(line_of(w, line) for w in words)
-        return self._started(words, lines, tuple(before), way, given)
+        ways = self._started(words, lines, tuple(before), way, given)
+        for each in ways if replaces else ():  # nothing of the shell is left after it
+            self._end(each, "exec", line)
+        return ways
+
+    def _end(self, way: Way, word: str, line: int) -> None:
+        """A word that ends the script, unless what follows is asked for too."""
+        ends = word in ("exit", "exec") or (word == "return" and not self.calls)
+        if ends and self.past_end:
+            return
+        way.halt = "exit" if word == "exec" else word
+        way.ended = (word, line, "")
 
     def _wins(self, name: str, way: Way) -> None:
         value = way.memory.get(name)
@@ -87,24 +103,72 @@ class Calls(Loops):
         """What a command starts; ``given``: what it reads."""
         program = words[0].rpartition("/")[2]
         if program in ("exit", "return", "break", "continue"):
-            way.halt = program
+            self._end(way, program, lines[0])
             said = words[1] if len(words) > 1 else ""
             way.status = said == "0" if said.isdigit() else way.status
             return [way]
         if program in way.functions:
             return self._call(way.functions[program], words[1:], before, way, given)
-        inner = inner_script(words, Files(way.files, self.beside), given)
+        files = Files(way.files, self.beside)
+        runs = None
+        if program not in QUIET or program == "conda":
+            runs = carried(words, given, files.any, lambda name: self._plain(name, way))
+        if runs is not None:
+            return self._carried(runs, lines, before, way)
+        inner = inner_script(words, files, given)
         if inner is not None:
             return self._within(inner, before, way)
         if program in ("source", ".") and len(words) > 1:
             way.sourced.append(words[1])
-        if program not in QUIET:
+        self._start(words, lines, before, way)
+        if program in QUERIES and program not in ("read", "getopts", "let", "test"):
+            way.status = None
+        return [way]
+
+    def _plain(self, name: str, way: Way) -> str | None:
+        value = way.memory.get(name)
+        return value if isinstance(value, str) else None
+
+    def _carried(
+        self,
+        runs: list[Carried],
+        lines: tuple[int, ...],
+        before: tuple[tuple[str, str], ...],
+        way: Way,
+    ) -> list[Way]:
+        """The commands that the words of another run, one after the other."""
+        ways = [way]
+        for run in runs:
+            own = (*(() if run.alone else before), *run.environment)
+            placed = tuple(line_of(w, lines[0]) for w in run.words)
+            again = run._replace(environment=own)
+            ways = [x for w in ways for x in self._carry(again, placed, w)]
+        return distinct(ways)
+
+    def _carry(self, run: Carried, lines: tuple[int, ...], way: Way) -> list[Way]:
+        files = Files(way.files, self.beside)
+        inner = inner_script(run.words, files, run.reads)
+        if inner is None:
+            more = carried(run.words, run.reads, files.any, lambda name: self._plain(name, way))
+            if more and more[0].words != run.words:
+                return self._carried(more, lines, run.environment, way)
+            return self._start(run.words, lines, run.environment, way)
+        if run.alone and inner.shell == "child":
+            inner = inner._replace(shell="away")
+        return self._within(inner, run.environment, way)
+
+    def _start(
+        self,
+        words: list[str],
+        lines: tuple[int, ...],
+        before: tuple[tuple[str, str], ...],
+        way: Way,
+    ) -> list[Way]:
+        if words[0].rpartition("/")[2] not in QUIET:
             started = (*way.starter, *words)
             all_lines = (*[lines[0]] * len(way.starter), *lines)
             place = len(way.memory.log)
             way.commands.append(Started(started, before, all_lines, way.file, place))
-        if program in QUERIES and program not in ("read", "getopts", "let", "test"):
-            way.status = None
         return [way]
 
     def _call(
@@ -181,6 +245,14 @@ class Calls(Loops):
             each.memory.exported = set(exported)
             each.status = True
         return ways
+
+
+def _without_exec(words: list[str]) -> list[str]:
+    """The command that takes the shell's place: after ``exec`` and its options."""
+    rest = words[1:]
+    while len(rest) > 1 and rest[0].startswith("-"):
+        rest = rest[2:] if _NAMED.fullmatch(rest[0]) and len(rest) > 2 else rest[1:]
+    return rest
 
 
 def _put(way: Way, name: str, value: ShellValue | None) -> None:

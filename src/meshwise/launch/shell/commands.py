@@ -9,12 +9,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.shell.run import follow
 from meshwise.launch.shell.values.memory import ShellValue, Text, file_name, shown_plain
 from meshwise.launch.shell.way import Way
 from meshwise.launch.wrappers import slurm
 
+# what every shell has: where it is, whose it is
+_PLACES = {"PWD": ".", "HOME": "~"}
 MAX_TEXT = 1 << 20  # characters of a command
 
 _UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+|@)|\$([A-Za-z_]\w*|[0-9]|@)")
@@ -32,7 +34,8 @@ class StartedCommand(NamedTuple):
 
 class Script(NamedTuple):
     """One way through a text: its commands, files written by here-documents, variables set at its end,
-    what its SBATCH lines ask for, what it sources, and the conditions of its branches."""
+    what its SBATCH lines ask for, what it sources, and the conditions of its branches; where a command ends
+    it early, what it would have gone on with."""
 
     commands: list[StartedCommand]
     files: dict[str, str]
@@ -40,6 +43,9 @@ class Script(NamedTuple):
     batch: slurm.ResourceRequest
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    # the word that ends it before its last line, its line, the condition that it does so under
+    ended: tuple[str, int, str] | None = None
+    unreached: tuple[StartedCommand, ...] = ()  # what it would start after that
 
 
 class _History:
@@ -134,7 +140,7 @@ def read_script(
     _check_characters(text)
     batch = slurm.script_request(text)
     wins = dict(given or {})
-    start: dict[str, ShellValue] = dict(slurm.variables(batch))
+    start: dict[str, ShellValue] = {**_PLACES, **slurm.variables(batch)}
     if "@" in wins:
         start["@"] = tuple(shlex.split(wins.pop("@")))
     elif "1" in wins:  # those that are given are all
@@ -143,17 +149,13 @@ def read_script(
     found = []
     marks = text.marks if isinstance(text, Text) else ()
     beside = tuple((files or {}).items())
-    for way in _ways(text, marks, tuple(start.items()), beside, tuple(wins.items())):
-        history = _History(way.memory.log)
-        commands = [
-            StartedCommand(
-                [_plain_word(str(w)) for w in c.words],
-                _Then(history, c.place, c.before),
-                c.lines,
-                c.file,
-            )
-            for c in way.commands
-        ]
+    ways = _ways(text, marks, tuple(start.items()), beside, tuple(wins.items()))
+    unreached: tuple[StartedCommand, ...] | None = None
+    for way in ways:
+        commands, history = _commands(way)
+        early = way.halt in ("exit", "return") and way.left_out
+        if early and unreached is None:
+            unreached = _unreached(text, start, dict(files or {}), wins)
         asked = batch
         for inner in way.batches:
             asked = asked.over(slurm.script_request(inner))
@@ -168,6 +170,8 @@ def read_script(
                 asked,
                 tuple(_plain_word(str(w)) for w in way.sourced),
                 way.conditions,
+                way.ended if early else None,
+                (unreached or ()) if early else (),
             )
         )
     return found
@@ -184,6 +188,31 @@ def _ways(
     """A text is read once more when its model is known, and the shell does the same with it: not to be changed.
     ``marks``: those of the text, which do not tell it from another one."""
     return follow(text, dict(start), dict(files), dict(wins))
+
+
+def _commands(way: Way) -> tuple[list[StartedCommand], _History]:
+    history = _History(way.memory.log)
+    found = [
+        StartedCommand(
+            [_plain_word(str(w)) for w in c.words],
+            _Then(history, c.place, c.before),
+            c.lines,
+            c.file,
+        )
+        for c in way.commands
+    ]
+    return found, history
+
+
+def _unreached(
+    text: str, start: dict[str, ShellValue], files: dict[str, str], wins: dict[str, str]
+) -> tuple[StartedCommand, ...]:
+    """What a script starts if no command ends it."""
+    try:
+        ways = follow(text, start, files, wins, past_end=True)
+    except MeshwiseError:
+        return ()
+    return tuple(c for way in ways for c in _commands(way)[0])
 
 
 def _check_characters(text: str) -> None:

@@ -20,8 +20,11 @@ _ARGUMENTS = re.compile(r"\$\{?[#1@*]|getopts")
 class Loops(ABC):
     """What all ways through a text share."""
 
-    def __init__(self, beside: Mapping[str, str], wins: Mapping[str, str]) -> None:
+    def __init__(
+        self, beside: Mapping[str, str], wins: Mapping[str, str], past_end: bool = False
+    ) -> None:
         self.beside, self.wins = beside, wins
+        self.past_end = past_end  # no command ends the script
         self.steps = self.inside = self.scripts = self.calls = 0
         self.top = True  # no shell around it but its own: an exit ends the way
 

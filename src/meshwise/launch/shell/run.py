@@ -41,17 +41,35 @@ _SETS = re.compile(
 
 
 def follow(
-    text: str, given: Mapping[str, ShellValue], files: Mapping[str, str], wins: Mapping[str, str]
+    text: str,
+    given: Mapping[str, ShellValue],
+    files: Mapping[str, str],
+    wins: Mapping[str, str],
+    *,
+    past_end: bool = False,
 ) -> list[Way]:
     """Every way through the text, those with the same outcome once; ``given``: variables that are set
-    before it begins; ``files``: those beside it; ``wins``: values for what does not follow from it."""
-    run = _Run(files, wins)
+    before it begins; ``files``: those beside it; ``wins``: values for what does not follow from it;
+    ``past_end``: as if no command ended the script, for what it would have started."""
+    run = _Run(files, wins, past_end)
     first = Way()
     for name, value in {**given, **wins}.items():
         first.memory.set(name, value)
         first.memory.exported.add(name)
     ways = run.script(text, [first], "")
     return [w for w in ways if w.commands or w.files] or ways[:1]
+
+
+def _because(way: Way, condition: str) -> Way:
+    """A way that ends in a branch, with the innermost condition of it."""
+    if way.halt and not way.ended[2]:
+        way.ended = (*way.ended[:2], condition)
+    return way
+
+
+def _halted(way: Way) -> Way:
+    way.left_out = True
+    return way
 
 
 class _Run(Calls):
@@ -78,7 +96,7 @@ class _Run(Calls):
         for node in body:
             after: list[Way] = []
             for way in ways:
-                after += [way] if way.halt else self.step(node, way)
+                after += [_halted(way)] if way.halt else self.step(node, way)
             if len(after) > 1 and not isinstance(node, (Test, Calculate, Function)):
                 after = distinct(self._without_ended(after))
             ways = after
@@ -144,8 +162,18 @@ class _Run(Calls):
     # several commands
 
     def _both(self, node: Both, way: Way) -> list[Way]:
+        chain = [node]  # a long list is one on the left of another, as deep as it is long
+        while isinstance(first := next(iter(chain[-1].left), None), Both):
+            chain.append(first)
+        ways = self.body(chain[-1].left, [way])
+        for each in reversed(chain):
+            ways = self._second(each, ways)
+        return ways
+
+    def _second(self, node: Both, ways: list[Way]) -> list[Way]:
+        """The right side of a list, where the left one's outcome asks for it."""
         found: list[Way] = []
-        for each in self.body(node.left, [way]):
+        for each in ways:
             wanted = node.operator == "&&"
             if each.halt or each.status is (not wanted):
                 found.append(each)
@@ -215,14 +243,17 @@ class _Run(Calls):
         left = [way]
         for condition, body in node.ways:
             undecided: list[Way] = []
+            before = [len(way.commands) for way in left]
             for each in self.body(condition, left):
+                if each.status and len(each.commands) > min(before, default=0):
+                    each.status = None  # how a program ends is its own
                 if each.halt or each.status is False:
                     (found if each.halt else undecided).append(each)
                     continue
                 if each.status is None:
                     undecided.append(each.copy())
                     each.conditions = (*each.conditions, f"if {shorten(condition.text, 60)}")
-                found += self.body(body, [each])
+                found += [_because(w, condition.text) for w in self.body(body, [each])]
             left = undecided
         for each in left:
             if found:

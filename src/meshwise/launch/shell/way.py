@@ -41,6 +41,8 @@ class Way:
         self.starter: tuple[str, ...] = ()  # srun with its options, around a script within
         self.conditions: tuple[str, ...] = ()
         self.halt = ""
+        self.ended = ("", 0, "")  # the last word that halted it, its line, the condition of it
+        self.left_out = False  # whether statements follow it
         self.status: bool | None = True
         self.given: str | None = None  # what a pipe gives to read
         self.file = ""

@@ -1,4 +1,5 @@
-"""Scripts inside a command: what ``bash -c``, ``eval``, ``sbatch --wrap``, here-documents and files run."""
+"""Scripts inside a command: what ``bash -c``, ``eval``, ``sbatch --wrap``, here-documents, units and files
+run."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch.shell.runners.terminals import typed_text
 from meshwise.launch.shell.values.memory import file_name
 from meshwise.launch.wrappers.slurm import STARTERS
 
@@ -62,6 +64,12 @@ def inner_script(words: list[str], files: Files, given: str | None) -> Within | 
     if program in _SAME:
         text = files.script(words[1]) if len(words) > 1 else None
         return None if text is None else Within(text, words[2:] or None, (), "same", words[1])
+    unit = _unit(words, files) if program == "systemctl" else None
+    if unit is not None:
+        return Within(unit, [], (), "away")
+    typed = typed_text(words)
+    if typed is not None:
+        return Within(typed, [])
     wrapped = _wrapped(words) if program == "sbatch" else None
     if wrapped is not None:
         return Within(wrapped, [], tuple(words))
@@ -123,7 +131,19 @@ def _manifest(words: list[str], files: Files, given: str | None) -> str | None:
     text = named[0] if named else given
     if text is None or not {"apply", "create", "replace"} & set(words):
         return None
-    return container_commands(text)
+    return container_commands(text, None, {**files.beside, **files.written})
+
+
+def _unit(words: list[str], files: Files) -> str | None:
+    """The unit that ``systemctl start NAME`` starts, where the text writes it."""
+    from meshwise.launch.wrappers.starters.units import unit_text
+
+    if not {"start", "restart", "--now"} & set(words):
+        return None
+    wanted = {w.removesuffix(".service") + ".service" for w in words[1:] if not w.startswith("-")}
+    known = {PurePosixPath(k).name: v for k, v in {**files.beside, **files.written}.items()}
+    texts = [known[name] for name in wanted if name in known]
+    return unit_text(texts[0]) if texts else None
 
 
 def _starter(words: list[str]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from meshwise.launch.shell.values.memory import joined_texts, lines_of
+
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -16,7 +18,9 @@ def interpolated(node: Any, given: Mapping[str, str]) -> Any:
         return {key: interpolated(value, given) for key, value in node.items()}
     if isinstance(node, list):
         return [interpolated(value, given) for value in node]
-    return _text(node, given) if isinstance(node, str) and "$" in node else node
+    if not isinstance(node, str) or "$" not in node:
+        return node
+    return joined_texts((_text(part, given), line) for part, line in lines_of(node))
 
 
 def _text(text: str, given: Mapping[str, str]) -> str:

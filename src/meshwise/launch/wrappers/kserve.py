@@ -123,7 +123,7 @@ def _flags(said: dict[str, Any], names: dict[str, str]) -> list[str]:
 
 def _list(container: dict[str, Any]) -> list[str]:
     words = container.get("args")
-    return [str(w) for w in words] if isinstance(words, list) else []
+    return list(words) if isinstance(words, list) else []
 
 
 def _more(container: dict[str, Any]) -> list[str]:

@@ -51,6 +51,6 @@ def _container(container: Any, role: dict[str, Any], model: str) -> Any:
     if not isinstance(container, dict) or container.get("modelCommand") != "vllmServe":
         return container
     words = container.get("args")
-    own = [str(w) for w in words] if isinstance(words, list) else []
+    own = list(words) if isinstance(words, list) else []
     degrees = kserve.degrees_of(role.get("parallelism"))
     return {**container, "command": ["vllm", "serve", model], "args": [*degrees, *own]}

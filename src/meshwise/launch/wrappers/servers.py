@@ -23,7 +23,11 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     spans = _spans(first, pod, script)
     if spans == 1:
         _enough(first, launch, pod, script)
-    many = len({_server(x, pod) for x in alike}) * (pod.servers // spans)
+    first = _on_nodes(first, launch, script, spans * (pod.gpus or 0))
+    side_by_side = len({_server(x, pod) for x in alike})
+    if spans == 1:
+        first = _idle(first, side_by_side, pod)
+    many = side_by_side * (pod.servers // spans)
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return with_copies(first, many) if many > 1 else first
 
@@ -46,15 +50,43 @@ def _joined(first: Parsed, alike: list[Launch], pod: manifests.ServerPods) -> in
     return servers
 
 
+def _starts_ray(script: Script) -> bool:
+    names = (
+        [w.rpartition("/")[2] for w in c.words[i : i + 2]]
+        for c in script.commands
+        for i in range(min(len(c.words) - 1, 12))
+    )
+    return ["ray", "start"] in names
+
+
 def _spans(first: Parsed, pod: manifests.ServerPods, script: Script) -> int:
     """Copies of a pod that one server takes: where a cluster of Ray's is started, all that it needs."""
-    ray = any(
-        [c.words[0].rpartition("/")[2], *c.words[1:2]] == ["ray", "start"] for c in script.commands
-    )
-    if not ray or pod.gpus is None or first.job.gpus <= pod.gpus * pod.size:
+    if not _starts_ray(script) or pod.gpus is None or first.job.gpus <= pod.gpus * pod.size:
         return 1
     spans, rest = divmod(first.job.gpus, pod.gpus * pod.size)
     return spans if rest == 0 and pod.servers % spans == 0 else 1
+
+
+def _idle(first: Parsed, many: int, pod: manifests.ServerPods) -> Parsed:
+    """Of a pod that has more GPUs than its servers use: that they are idle, and in no figure."""
+    used, have = first.job.gpus * many, (pod.gpus or 0) * pod.size
+    if used >= have:
+        return first
+    note = f"a pod has {have} GPUs, of which {used} are used: the others are in no figure"
+    return first._replace(notes=(*first.notes, note))
+
+
+def _on_nodes(first: Parsed, launch: Launch, script: Script, over: int) -> Parsed:
+    """A server on more GPUs than a node of its batch, or a pod of its Ray cluster, has: on as many as it
+    takes of them. ``over``: GPUs of the pods that it spans."""
+    if first.nodes is not None:
+        return first
+    asked = slurm.command_request(launch.before).over(script.batch)
+    pod = manifests.server_pods(launch.variables)
+    each = pod.gpus if over > (pod.gpus or 0) else asked.gpus_of_node
+    if not each or first.job.gpus <= each or first.job.gpus % each:
+        return first
+    return first._replace(nodes=first.job.gpus // each)
 
 
 def _server(launch: Launch, pod: manifests.ServerPods) -> tuple[str | None, ...]:
@@ -95,7 +127,8 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
             value=job.gpus,
             legal=f"{job.gpus} GPUs, or a layout of {tasks if mpi else nodes * (each or 1)}",
         )
-    if (first.nodes or 1) > 1 or backend == "ray":
+    # workers of a Ray cluster see the devices of where they were started
+    if (first.nodes or 1) > 1 or backend == "ray" or _starts_ray(script):
         return
     if option(launch.after, "data-parallel-size-local", "dpl") is not None:
         return

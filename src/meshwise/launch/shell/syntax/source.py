@@ -22,6 +22,7 @@ _UNREAD = re.compile(rb"\$\{(?:[A-Za-z_]\w*|[0-9@*])!([^{}]*)\}")
 # what the grammar takes for an error and a shell, or the reader of a template, does not
 _BRACED = re.compile(rb"\$\{[#!]?\w+(?:\[[^\]\n]*\])?([^\w{}\n](?:[^{}\n]|\$\{[^{}\n]*\})*)\}")
 _PLACEHOLDER = re.compile(rb"(?<==)<([\w][^<>\n]*)>|(?<=[ \t])<([A-Z][A-Z_ -]*)>(?=[ \t\r\n\"'/])")
+_DOLLAR = re.compile(rb"(?<![$\\])\$(?=[:,./%+=\s])")  # that expands nothing
 _BOTH_WAYS = re.compile(rb"(<)>(?=[ \t]*[\"'$/\w])")
 _CLOSERS = {
     ")": "no closing bracket",
@@ -114,6 +115,8 @@ class ScriptSource:
         for match in _BRACED.finditer(data, start, end):
             self._cover(data, match.start(1), match.end(1))
         for match in _PLACEHOLDER.finditer(data, start, end):
+            self._cover(data, *match.span())
+        for match in _DOLLAR.finditer(data, start, end):
             self._cover(data, *match.span())
         for match in _BOTH_WAYS.finditer(data, start, end):
             self._cover(data, *match.span(1), by=b" ")

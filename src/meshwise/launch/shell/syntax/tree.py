@@ -44,6 +44,10 @@ _WHOLE = frozenset(
 )
 
 
+# what is not readable, brackets that nothing closes among it
+_BROKEN = ("ERROR", "(", "((", ")", "))", "$(")
+
+
 def body_of(source: ScriptSource) -> Body:
     return Body(source, source.root.children)
 
@@ -57,7 +61,7 @@ class StatementBuilder:
 
     def statements(self, nodes: Sequence[Any]) -> list[Statement]:
         found: list[Statement] = []
-        broken = [(n.start_point[0], n.end_point[0]) for n in nodes if n.type == "ERROR"]
+        broken = [(n.start_point[0], n.end_point[0]) for n in nodes if n.type in _BROKEN]
         for node in nodes:
             if node.type == "&" and found:
                 found[-1] = GroupStatement(Body(self.source, (), (found[-1],)), True)
@@ -70,9 +74,9 @@ class StatementBuilder:
         return found
 
     def _unread(self, node: Any) -> Unread:
-        source = self.source
-        first, last = source.line(node), source.line_at(node.end_byte)
-        return Unread(source.text(node.start_byte, node.end_byte), source.file, first, last)
+        source, end = self.source, node.end_byte
+        place = source.file, source.line(node), source.line_at(end)
+        return Unread(source.text(node.start_byte, end), *place)
 
     def statement(self, node: Any) -> Statement:
         whole = node.type in _WHOLE or (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+import shlex
 from collections.abc import Iterable
 
 MAX_VALUE = 1_000_000  # characters of a variable
@@ -22,12 +23,8 @@ class Text(str):
         return self.line_at(0)
 
     def line_at(self, at: int) -> int:
-        found = 0
-        for offset, line in self.marks:
-            if offset > at and found:
-                break
-            found = line
-        return found
+        place = max(bisect.bisect_right(self.marks, (at, MAX_VALUE)) - 1, 0)
+        return next((line for _, line in self.marks[place : place + 4] if line), 0)
 
 
 def marked(text: str, marks: tuple[tuple[int, int], ...]) -> Text:
@@ -59,6 +56,50 @@ def joined_texts(parts: Iterable[tuple[str, int]]) -> Text:
         texts.append(text)
         size += len(text)
     return marked("".join(texts), tuple(marks))
+
+
+def lines_of(text: str) -> list[tuple[str, int]]:
+    """The parts of a text with the line of each, 0 where that is not known."""
+    if not isinstance(text, Text) or not text.marks:
+        return [(str(text), 0)]
+    ends = [offset for offset, _ in text.marks[1:]] + [len(text)]
+    found, start = [], 0
+    for (_, line), end in zip(text.marks, ends, strict=True):
+        found.append((str(text[start:end]), line))
+        start = end
+    return found
+
+
+def text_of(rows: Iterable[str]) -> str:
+    """Rows as one text, whose parts keep the lines that they stand in."""
+    parts = [part for row in rows for part in (*lines_of(row), ("\n", 0))]
+    return joined_texts(parts[:-1])
+
+
+def assigned(name: str, value: str) -> str:
+    return joined_texts([(f"{name}=", 0), *lines_of(quoted_text(value))])
+
+
+def quoted_text(text: str) -> str:
+    """``shlex.quote`` with the lines of its parts."""
+    plain = shlex.quote(text)
+    if plain == text:
+        return text
+    parts = [(p.replace("'", "'\"'\"'"), line) for p, line in lines_of(text)]
+    return joined_texts([("'", parts[0][1]), *parts, ("'", parts[-1][1])])
+
+
+def placed_words(words: list[str], text: str) -> list[str]:
+    """Words of a text with the lines that they stand in."""
+    found: list[str] = []
+    at = 0
+    for word in words:
+        place = text.find(word, at)
+        at = max(place, at)
+        line = text.line_at(at) if isinstance(text, Text) else 0
+        at += len(word) if place >= 0 else 0
+        found.append(marked(word, ((0, line),)))
+    return found
 
 
 ShellValue = str | tuple[str, ...] | dict[str, str]

@@ -1,0 +1,1 @@
+"""Files of other programs that start a command: units of systemd and supervisor, Dockerfiles, makefiles."""
