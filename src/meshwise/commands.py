@@ -255,7 +255,7 @@ def _read(
     try:
         parsed = text.parse(target, gpus, None if spec is None else _is_routed(spec))
     except Unanswered as error:
-        more = _model_question(error.model) if spec is None and error.model else []
+        more = _model_question(error.model) if spec is None and error.model is not None else []
         raise error.also([*more, *open_load(error.phase, error.said, load)]) from None
     except SeveralCommands as error:
         jobs = [c.read.job for c in error.found if c.read is not None]
