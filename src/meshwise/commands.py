@@ -121,6 +121,7 @@ def read_command(
     gpus: int | None = None,
     stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
+    micro_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
     osl: int | None = None,
@@ -143,6 +144,7 @@ def read_command(
     :param gpus: GPUs in all, where the command does not say it.
     :param stack: the software; None: the target's.
     :param global_batch: training: sequences per step over all replicas.
+    :param micro_batch: training: sequences per microbatch.
     :param seq: training: tokens per sequence.
     :param isl: serving: tokens of a prompt.
     :param osl: serving: tokens of an answer.
@@ -169,6 +171,7 @@ def read_command(
     gpus = None if gpus is None else count(gpus, "gpus")
     for option, number in (
         ("global_batch", global_batch),
+        ("micro_batch", micro_batch),
         ("seq", seq),
         ("isl", isl),
         ("osl", osl),
@@ -182,6 +185,7 @@ def read_command(
         given(which, str, "which", "a number or a name")
     load: _Load = {
         "global_batch": global_batch,
+        "micro_batch": micro_batch,
         "seq": seq,
         "isl": isl,
         "osl": osl,
@@ -194,7 +198,7 @@ def read_command(
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
-    parsed = at_load(parsed, {"global_batch": global_batch, "seq": seq})
+    parsed = at_load(parsed, {"global_batch": global_batch, "micro_batch": micro_batch, "seq": seq})
     parsed = with_warnings(parsed, spec, cluster)
     try:
         compared = compare(
@@ -233,6 +237,7 @@ class _Load(TypedDict):
     """What a caller says of a load."""
 
     global_batch: int | None
+    micro_batch: int | None
     seq: int | None
     isl: int | None
     osl: int | None

@@ -161,8 +161,6 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
         notes.append(f"no keys of {release}, left aside: {', '.join(map(shorten, foreign))}")
     if "dtype" not in fields:
         notes.append("the configuration names no precision: the model's own is priced")
-    if fields.get("micro_batch") is None:
-        notes.append("train_micro_batch_size_per_gpu is not said: 1 is priced")
     if table.get(CHECKPOINTING):
         fields["recompute"] = "full"
     return fields, notes + _unpriced(_as_now(table)), []

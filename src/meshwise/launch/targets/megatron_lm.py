@@ -234,8 +234,6 @@ def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[
         said.append("--fp8-format without --bf16: priced with 16-bit weights; add --bf16")
     narrow = s.get("grad_bf16") if dtype != "fp16" else not s.get("grad_fp32")
     found["grad_dtype"] = "bf16" if narrow and dtype is not None else "fp32"
-    if fields.get("micro_batch") is None:
-        said.append("--micro-batch-size is not said: 1 is priced")
     return found, said
 
 
