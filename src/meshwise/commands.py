@@ -121,6 +121,7 @@ def read_command(
     gpus: int | None = None,
     stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
+    micro_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
     osl: int | None = None,
@@ -143,6 +144,7 @@ def read_command(
     :param gpus: GPUs in all, where the command does not say it.
     :param stack: the software; None: the target's.
     :param global_batch: training: sequences per step over all replicas.
+    :param micro_batch: training: sequences per microbatch.
     :param seq: training: tokens per sequence.
     :param isl: serving: tokens of a prompt.
     :param osl: serving: tokens of an answer.
@@ -169,6 +171,7 @@ def read_command(
     gpus = None if gpus is None else count(gpus, "gpus")
     for option, number in (
         ("global_batch", global_batch),
+        ("micro_batch", micro_batch),
         ("seq", seq),
         ("isl", isl),
         ("osl", osl),
@@ -184,6 +187,7 @@ def read_command(
         given(which, str, "which", "a number or a name")
     load: _Load = {
         "global_batch": global_batch,
+        "micro_batch": micro_batch,
         "seq": seq,
         "isl": isl,
         "osl": osl,
@@ -196,7 +200,7 @@ def read_command(
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
-    parsed = at_load(parsed, {"global_batch": global_batch, "seq": seq})
+    parsed = at_load(parsed, {"global_batch": global_batch, "micro_batch": micro_batch, "seq": seq})
     parsed = with_warnings(parsed, spec, cluster)
     try:
         compared = compare(
@@ -235,6 +239,7 @@ class _Load(TypedDict):
     """What a caller says of a load."""
 
     global_batch: int | None
+    micro_batch: int | None
     seq: int | None
     isl: int | None
     osl: int | None
@@ -257,7 +262,7 @@ def _read(
     try:
         parsed = text.parse(target, gpus, None if spec is None else _is_routed(spec))
     except Unanswered as error:
-        more = _model_question(error.model) if spec is None and error.model else []
+        more = _model_question(error.model) if spec is None and error.model is not None else []
         raise error.also([*more, *open_load(error.phase, error.said, load)]) from None
     except SeveralCommands as error:
         jobs = [c.read.job for c in error.found if c.read is not None]

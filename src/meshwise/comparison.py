@@ -32,6 +32,7 @@ def compare(
     *,
     stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
+    micro_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
     osl: int | None = None,
@@ -47,6 +48,7 @@ def compare(
     missing = open_values(
         job,
         global_batch=global_batch,
+        micro_batch=micro_batch,
         seq=seq,
         isl=isl,
         osl=osl,
@@ -56,6 +58,7 @@ def compare(
     if missing:
         raise Unanswered(missing, job.phase, job.model)
     if job.phase == "train":
+        job = at_micro_batch(job, micro_batch)
         batch, tokens = global_batch or job.global_batch, seq or job.seq
         assert batch is not None and tokens is not None
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
@@ -246,6 +249,7 @@ def open_values(
     job: Job,
     *,
     global_batch: int | None = None,
+    micro_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
     osl: int | None = None,
@@ -255,6 +259,7 @@ def open_values(
     """What of a job's load neither its command nor the caller says."""
     given = {
         "global_batch": global_batch or job.global_batch,
+        "micro_batch": micro_batch or job.micro_batch,
         "seq": seq or job.seq,
         "isl": isl,
         "osl": osl,
@@ -267,11 +272,22 @@ def open_values(
     return found
 
 
-# what a load needs: field → an example, and the setting of a command that says it
-_LOADS = {
-    "train": {"global_batch": ("256", "global_batch"), "seq": ("4096", "seq")},
-    "serve": {"isl": ("2048", ""), "osl": ("256", ""), "concurrency": ("64", "max_seqs")},
+# what a load needs: field → an example, and the settings of a command that say it
+_LOADS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "train": {
+        "global_batch": ("256", ("global_batch",)),
+        "micro_batch": ("1", ("micro_batch", "local_batch", "micro_tokens", "recipe", "family")),
+        "seq": ("4096", ("seq",)),
+    },
+    "serve": {"isl": ("2048", ()), "osl": ("256", ()), "concurrency": ("64", ("max_seqs",))},
 }
+
+
+def at_micro_batch(job: Job, micro_batch: int | None) -> Job:
+    """The job with the microbatch that the caller gives; of one without any none is taken for granted."""
+    from msgspec import structs
+
+    return job if micro_batch is None else structs.replace(job, micro_batch=micro_batch)
 
 
 def open_load(phase: str, said: Container[str], given: Mapping[str, object]) -> list[OpenValue]:
@@ -279,6 +295,6 @@ def open_load(phase: str, said: Container[str], given: Mapping[str, object]) -> 
     needed = _LOADS.get(phase, {}).items()
     return [
         OpenValue(name, "", name, example=example)
-        for name, (example, setting) in needed
-        if given.get(name) is None and setting not in said
+        for name, (example, settings) in needed
+        if given.get(name) is None and not any(setting in said for setting in settings)
     ]

@@ -63,7 +63,7 @@ def test_what_is_missing_beside_a_launch_command() -> None:
     torchrun = "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8"
     argv = ("import", torchrun, "--target", "megatron-lm", "--model", "llama-3.1-8b")
     error = refusal(*argv, "--on", "dgx-a100")
-    assert error["message"].startswith("--global-batch and --seq: missing")
+    assert error["message"].startswith("--global-batch, --micro-batch and --seq: missing")
     assert refusal("import")["message"] == "COMMAND and --on: missing"
 
 

@@ -200,7 +200,7 @@ def test_a_command_beside_a_plan_is_sent_what_the_plan_is(flags: str) -> None:
 
 @pytest.mark.parametrize("flags", ["--offload-activations", "--bf16 --cpu-offloading"])
 def test_compare_says_what_import_says_of_a_command(flags: str) -> None:
-    text = f"torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 {flags}"
+    text = f"torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --micro-batch-size 1 {flags}"
     batch = ("--global-batch", "64", "--seq", "2048")
     alone = ("import", text, "--on", "hgx-h100", "--model", "llama-3.1-8b", *batch)
     beside = ("plan", "llama-3.1-8b", "--on", "hgx-h100", "--gpus", "8", *batch, "--compare", text)

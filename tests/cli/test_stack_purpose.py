@@ -31,7 +31,7 @@ TRAINED = [
     (
         *("import", "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8"),
         *("--target", "megatron-lm", "--model", ON[0], *ON[1:]),
-        *("--global-batch", "8", "--seq", "512", "--gpus", "8"),
+        *("--global-batch", "8", "--micro-batch", "1", "--seq", "512", "--gpus", "8"),
     ),
 ]
 SERVED = [

@@ -305,8 +305,8 @@ REFUSED = {
         "how many GPUs",
     ),
     "a trainer's own sharding": (
-        "accelerate launch --multi_gpu --num_processes 8 train.py --fsdp full_shard",
-        "not followed",
+        "accelerate launch --multi_gpu --num_processes 8 train.py --fsdp half_shard",
+        "none of the trainer's strategies",
     ),
     "a recipe under a condition": (
         "import recipes\ncfg = recipes.get()\nif cfg.big:\n"

@@ -48,7 +48,7 @@ _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
     "--from",
     "source",
     type=values.FILE_TYPE,
-    help="A row of `plan --json` or `estimate --json`, or a launch command; - for stdin.",
+    help="A row of `plan --json` or `estimate --json`, or a launch command in a file or in quotes; - for stdin.",
 )
 @click.option("--row", type=values.NUMBER_TYPE, help="Which row of the plan (default 1, the best).")
 @options.tp_options

@@ -117,7 +117,16 @@ def _read_source(path: str) -> str:
 
     if path == "-":
         return sys.stdin.read(MAX_SOURCE_BYTES)
+    if len(path.split()) > 1 and not _is_path(path):  # a command in quotes, as ``import`` takes one
+        return path
     return read_text_file(str(Path(path)), "--from", "a file", MAX_SOURCE_BYTES)
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # longer than a path may be, or no path at all
+        return False
 
 
 def _record_of(text: str, path: str) -> dict[str, object]:

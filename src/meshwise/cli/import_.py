@@ -50,6 +50,13 @@ from meshwise.units import format_gpus
     "--global-batch", "--batch", "global_batch", type=values.NUMBER_TYPE, help="Training."
 )
 @click.option(
+    "--micro-batch",
+    "--micro-batch-size",
+    "micro_batch",
+    type=values.NUMBER_TYPE,
+    help="Training: sequences per microbatch.",
+)
+@click.option(
     "--seq",
     "--seq-len",
     "seq",
@@ -106,6 +113,7 @@ def command(
         acceptance=accepted,
         gpus=o.number("gpus"),
         global_batch=o.number("global_batch"),
+        micro_batch=o.number("micro_batch"),
         seq=o.number("seq"),
         isl=o.number("isl"),
         osl=o.number("osl"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.api import Cluster, Model, Serving, Stack, Training
+    from meshwise.launch.job import Job
     from meshwise.layouts.keywords import ServingPins
     from meshwise.plans import ServingObjective, TrainingObjective
     from meshwise.search.serving.plan import ServingPlan
@@ -249,6 +250,18 @@ def _leave(result: PlanResult | ServingPlanResult) -> None:
         raise click.exceptions.Exit(3)
 
 
+def _at_micro_batch(job: Job, o: Given) -> Job:
+    """The job of a command that names no microbatch, at the one of the options."""
+    from meshwise.comparison import at_micro_batch, open_values
+    from meshwise.launch.account.questions import Unanswered
+
+    said = str(o["micro_batch"]) if o.has("micro_batch") else ""
+    if not said.isdecimal():
+        missing = [q for q in open_values(job) if q.name == "micro_batch"]
+        raise Unanswered(missing, job.phase, job.model)
+    return at_micro_batch(job, int(said))
+
+
 def _compared(
     o: Given,
     model: Model,
@@ -272,8 +285,10 @@ def _compared(
     routed = any(block.moe is not None for block in model.blocks)
     text = launch_text.read_launch((o.word("compare"),), o)
     parsed = text.parse(None, gpus, routed)
-    job = parsed.job
     serves = isinstance(load, Serving)
+    if parsed.job.phase == "train" and parsed.job.micro_batch is None:
+        parsed = parsed._replace(job=_at_micro_batch(parsed.job, o))
+    job = parsed.job
     if (job.phase == "serve") != serves:
         raise InputError(
             f"--compare: the command {'serves' if job.phase == 'serve' else 'trains'}",

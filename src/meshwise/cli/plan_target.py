@@ -154,6 +154,7 @@ def _offer_training(result: PlanResult, chosen: Target, top: int) -> None:
         binding=plan.binding if same else None,
         roomy=plan.roomy if able(plan.roomy) else None,
         surest=plan.surest if able(plan.surest) else None,
+        rule_of_thumb=plan.rule_of_thumb if able(plan.rule_of_thumb) else None,
     )
     result.planned = result.planned._replace(plan=plan)
 
@@ -182,6 +183,7 @@ def _offer_serving(result: ServingPlanResult, chosen: Target, top: int) -> None:
         rivals=tuple((axis, r) for axis, r in plan.rivals if able(r)),
         roomy=plan.roomy if able(plan.roomy) else None,
         averaged=plan.averaged if same else None,
+        rule_of_thumb=plan.rule_of_thumb if able(plan.rule_of_thumb) else None,
     )
     result.planned = planned._replace(served=planned.served._replace(plan=plan))
 

@@ -13,6 +13,9 @@ from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.table import Target, every_target, function_of, target
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
+_SCRIPT = re.compile(
+    r"SCRIPT|RECIPE|CODE|FILE|MAIN|ENTRY"
+)  # in the name of a variable that holds one
 _DEGREES = ("tp", "pp", "cp", "ep", "etp", "dp", "dp_shard", "megatron_tp", "parallelism", "fsdp")
 
 
@@ -170,7 +173,21 @@ def _script_at(words: list[str]) -> int:
             return i + 1
     launcher = [i for i, w in enumerate(words) if w.rpartition("/")[2] in ("torchrun", "deepspeed")]
     for i in range(launcher[0] + 1 if launcher else len(words), len(words)):
-        if words[i].startswith("$") and re.search(r"SCRIPT|RECIPE|CODE|FILE|MAIN|ENTRY", words[i]):
+        if words[i].startswith("$") and _SCRIPT.search(words[i]):
+            return i + 1
+    return 0
+
+
+def script_end(words: list[str]) -> int:
+    """Where the words of the script itself begin in those of a launcher without its program; 0 where no
+    script is told by its name."""
+    for i, word in enumerate(words):
+        if word in ("-m", "--module") and i + 1 < len(words):
+            return i + 2
+        if word.startswith("-"):
+            continue
+        named = word.startswith("$") and _SCRIPT.search(word) is not None
+        if word.endswith((".py", ".sh")) or (named and not (i and words[i - 1].startswith("--"))):
             return i + 1
     return 0
 

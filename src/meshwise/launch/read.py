@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -51,6 +50,7 @@ from meshwise.launch.shell.runners.carried import IMAGE
 from meshwise.launch.shell.values.memory import text_of
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
+from meshwise.launch.trainers import commands as trainers
 from meshwise.launch.wrappers import manifests, servers
 from meshwise.launch.wrappers.starters import dockerfiles, makefiles, units
 from meshwise.launch.wrappers.world import world_of
@@ -292,21 +292,21 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         check(launch)
     world, nodes = world_of(launch, script, asked.gpus)
     if chosen.style == "json":
-        table = zero_file.command_json(launch.after, script)
-        fields, notes, ignored = zero_file.job_fields(table, world)
-        read = job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
-        return with_file_words(read, _zero_file_words(json.loads(table), launch, script))
+        return trainers.read_deepspeed(launch, script, asked, world, nodes)
     questions: list[OpenValue] = []
     many = len(launch.before)
-    words = read_words(
-        launch.after, chosen, PlacedWords(launch.file, launch.lines[many:]), questions
-    )
+    own_words, lines, options = launch.after, launch.lines[many:], None
+    if chosen.script_flags:
+        own_words, lines, options = trainers.cut_at_script(launch)
+    words = read_words(own_words, chosen, PlacedWords(launch.file, lines), questions)
     words.unpriced.extend(
         (f"{name}={shorten(launch.variables[name])}", what)
         for name, what in chosen.environment.items()
         if launch.variables.get(name)
     )
     settings = _with_file(words, chosen, script, launch, questions)
+    if options is not None:
+        settings = trainers.with_options(settings, words, options, questions)
     started = [q for q in unset_of_launcher(launch, world) if asked.gpus is None]
     questions = of_their_own(questions, launch.variables)
     if questions:
@@ -314,7 +314,9 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
             started = [NUMBER_OF_GPUS]
         known = chosen.by_spelling()
         said = {known[q.used].name for q in questions if q.used in known} | settings.keys()
-        raise Unanswered([*started, *questions], chosen.phase, _named(settings, words), said)
+        raise Unanswered(
+            [*started, *questions], chosen.phase, _named(settings, words, chosen), said
+        )
     with_files = function_of(chosen, "with_files")
     if with_files is not None:
         settings = with_files(settings, text, launch, script, chosen)
@@ -323,7 +325,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         read = from_settings(chosen, settings, words, asked, world)
     except InputError as error:
         if error.field == "gpus" and world is None and asked.gpus is None:
-            named = _named(settings, words)
+            named = _named(settings, words, chosen)
             raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
         raise
     placed = zip(launch.before, launch.lines or [0] * many, strict=False)
@@ -331,32 +333,12 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 
-# keys of a DeepSpeed JSON, and the trainer's options that fill them in
-_TRAINERS = {
-    "micro_batch": "per_device_train_batch_size",
-    "accumulation": "gradient_accumulation_steps",
-    "bf16": "bf16",
-    "fp16": "fp16",
-}
-
-
-def _zero_file_words(
-    table: dict[str, object], launch: Launch, script: Script
-) -> list[tuple[str, Origin]]:
-    """Where the values of a command's DeepSpeed JSON stand: in its file, or in the trainer's options."""
-    path = zero_file.config_path(launch.after) or ""
-    text = config_files.opened(path, "--deepspeed_config", script.files)
-    found = []
-    for setting, origin in file_words(table, launch.target, text, Path(path).name):
-        name = _TRAINERS.get(setting, "")
-        said = option([*launch.after, ""], name) if name else None
-        found.append((setting, origin if said is None else Origin(f"--{name} {said}".strip())))
-    return found
-
-
-def _named(settings: Settings, words: ReadWords) -> str:
-    """The model, or the variable that holds it."""
-    return str(settings.get("model") or next(iter((*words.positional, *words.unread)), ""))
+def _named(settings: Settings, words: ReadWords, chosen: Target) -> str | None:
+    """The model, or the variable that holds it; of training a word of its own says it."""
+    said = settings.get("model")
+    if not said and chosen.phase == "serve":
+        said = next(iter((*words.positional, *words.unread)), None)
+    return str(said) if said else ("" if chosen.script_flags else None)
 
 
 def _with_file(

@@ -10,7 +10,7 @@ import numpy as np
 from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import price_layouts
-from meshwise.errors import DoesNotFit, InputError
+from meshwise.errors import DoesNotFit, InputError, list_in_words
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
@@ -155,7 +155,9 @@ def compare_training(
     ]
     best = planned.plan.best if planned is not None else None
     if best is None:
-        listed = ranked(search(model, where, choices, gpus, {}, keep=1), 1)
+        # what the command offloads is its own choice, as the axes are: the best may be without
+        every = (*choices, *_all_on_the_gpus(stack, w))
+        listed = ranked(search(model, where, every, gpus, {}, keep=1), 1)
         best = rows(listed, model, where)[0] if listed else None
     if best is not None:
         mine = against(best, mine, stack.ideal)
@@ -164,7 +166,10 @@ def compare_training(
         mine,
         best,
         order,
-        degree_remarks(model, where, w, stack, layout.tp, layout.etp),
+        (
+            *_brought_back(stack, best),
+            *degree_remarks(model, where, w, stack, layout.tp, layout.etp),
+        ),
         tuple(training_gain(mine, row, ideal=stack.ideal) for _, row in order),
         training_gain(mine, best, ideal=stack.ideal) if best is not None else None,
         w,
@@ -179,6 +184,24 @@ def _without_offload(stack: Stack, w: Training) -> list[tuple[str, Variant]]:
         if not stack.ideal and getattr(stack.state, name) != here:
             found.append((name, variants(replaced(stack, {name: here}), w)[0]))
     return found
+
+
+def _all_on_the_gpus(stack: Stack, w: Training) -> list[Variant]:
+    """The ways of a stack with nothing on the host, where it has something there."""
+    here = {n: v for n, v in ON_THE_GPUS.items() if getattr(stack.state, n) != v}
+    return [] if stack.ideal or not here else list(variants(replaced(stack, here), w))
+
+
+def _brought_back(stack: Stack, best: PlanRow | None) -> tuple[str, ...]:
+    """That the best has on the GPUs what the command has on the host."""
+    if best is None or stack.ideal:
+        return ()
+    state = best.found.variant.stack.state
+    moved = [_HELD[n] for n in ON_THE_GPUS if getattr(state, n) != getattr(stack.state, n)]
+    return (f"the best has the {list_in_words(moved)} on the GPUs",) if moved else ()
+
+
+_HELD = {"offload_optimizer": "optimizer", "offload_layers": "activations"}
 
 
 def _too_much(model: Model, cluster: Cluster, w: Training, stack: Stack, mine: PlanRow) -> str:

@@ -55,14 +55,15 @@ class OpenValue(NamedTuple):
 
 
 class Unanswered(InputError):
-    """Values that are needed and not in the text; ``phase``, ``model`` and the settings that are ``said``
-    of the command, as far as they are known."""
+    """Values that are needed and not in the text; ``phase``, ``model`` (empty: the command
+    names none; None: that is not known) and the settings that are ``said`` of the command, as far as they
+    are known."""
 
     def __init__(
         self,
         questions: Iterable[OpenValue],
         phase: str = "",
-        model: str = "",
+        model: str | None = None,
         said: Iterable[str] = (),
     ) -> None:
         self.questions = tuple(_distinct(questions))

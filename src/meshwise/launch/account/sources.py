@@ -29,6 +29,7 @@ _GIVEN_BY = {
         "checkpointing",
         "checkpoint_activations",
         "megatron_recompute",
+        "gradient_checkpointing",
     ),
     "shard": (
         "shard",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
@@ -162,8 +161,6 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
         notes.append(f"no keys of {release}, left aside: {', '.join(map(shorten, foreign))}")
     if "dtype" not in fields:
         notes.append("the configuration names no precision: the model's own is priced")
-    if fields.get("micro_batch") is None:
-        notes.append("train_micro_batch_size_per_gpu is not said: 1 is priced")
     if table.get(CHECKPOINTING):
         fields["recompute"] = "full"
     return fields, notes + _unpriced(_as_now(table)), []
@@ -180,71 +177,38 @@ def config_path(words: list[str]) -> str | None:
     return None
 
 
-def command_json(words: list[str], script: Script) -> str:
-    """The JSON of a command of DeepSpeed, its ``auto`` sizes replaced by the trainer's flags."""
-    _own_degrees(words)
-    path = config_path(words)
-    if path is None:
-        raise InputError(
-            "command: no DeepSpeed configuration is named: the script makes its own, which may hold the "
-            "layout",
-            field="command",
-            legal="--deepspeed_config FILE, or the JSON itself",
-        )
-    table = _table_of(opened(path, "--deepspeed_config", script.files))
-    # sizes, which the trainer's flags may not contradict
-    for key, name in (
-        ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
-        ("gradient_accumulation_steps", "gradient_accumulation_steps"),
+def command_table(text: str, said: Settings, words: dict[str, str]) -> dict[str, Any]:
+    """The table of a command of DeepSpeed, its ``auto`` filled in by what the trainer's options say;
+    ``words``: of each setting of these."""
+    table = _table_of(text)
+    for key, setting in (
+        ("train_micro_batch_size_per_gpu", "micro_batch"),
+        ("gradient_accumulation_steps", "accumulation"),
     ):
-        said = whole_number(option(words, name) or "")
-        if said is not None and table.get(key, "auto") not in ("auto", said):
-            raise _mismatch(key, table[key], f"--{name}", said)
-        if said is not None:
-            table[key] = said
-    # what would not be priced as it runs
-    adapters = next(
-        (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
-    )
-    if adapters is not None:
-        raise InputError(
-            f"{shorten(adapters)}: low-rank adapters are not priced: their gradients and optimizer are "
-            "those of a few weights",
-            field=adapters,
-            legal="a run that trains all weights",
-        )
-    # switches that flags set
-    if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
+        number = said.get(setting)
+        if number is not None and table.get(key, "auto") not in ("auto", number):
+            raise _mismatch(key, table[key], words[setting], number)
+        if number is not None:
+            table[key] = number
+        elif table.get(key) == "auto" and said.get("micro_batch") and setting == "accumulation":
+            table[key] = 1  # transformers' own, whose option stands beside it
+    if said.get("gradient_checkpointing"):
         table[CHECKPOINTING] = True
     for name in ("bf16", "fp16"):
-        if option([*words, ""], name) in (None, "False", "false"):
+        if not said.get(f"trainer_{name}"):
             continue
         section = table.get(name)
         stated = section.get("enabled", "auto") if isinstance(section, dict) else "auto"
         if stated is False:
-            raise _mismatch(f"{name}.enabled", "false", f"--{name}", "True")
+            raise _mismatch(f"{name}.enabled", "false", words[f"trainer_{name}"], "True")
         table[name] = {"enabled": True}
-    return json.dumps(table)
+    return table
 
 
-_DEGREE = re.compile(
-    r"--?(\w*(tensor|pipeline|model|sequence|expert|context)[-_]\w*parallel\w*|[tpe]p[-_]size)"
-)
-
-
-def _own_degrees(words: list[str]) -> None:
-    """Raise for an option of the script that gives a degree: what it makes of it is not in the text."""
-    for i, word in enumerate(words):
-        name, _, given = word.partition("=")
-        value = given or (words[i + 1] if i + 1 < len(words) else "")
-        many = whole_number(value)
-        if _DEGREE.match(name) and many not in (None, 0, 1):
-            raise InputError(
-                f"{shorten(name)} {many}: an option of the script, whose layout is not in the text",
-                field=name,
-                value=many,
-                legal="a run of DeepSpeed's own configuration, or Megatron-DeepSpeed's command",
-            )
+def unpriced_of(text: str) -> list[tuple[str, str]]:
+    """(key, what it changes) of what a configuration's text turns on that is not priced."""
+    table = _as_now(_table_of(text))
+    return [(k, what) for k, what in target("deepspeed").price.items() if not _off(_at(table, k))]
 
 
 def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:

@@ -17,18 +17,9 @@ def where_not_said(chosen: Target, s: Settings, fields: Fields) -> tuple[Fields,
     """(fields of the job that the target's defaults add, sentences about them)."""
     defaults = function_of(chosen, "defaults")
     found: tuple[Fields, list[str]] = ({}, []) if defaults is None else defaults(s, fields)
-    if chosen.phase == "train" and chosen.no_precision:
-        found[1].extend(_not_said(chosen, fields))
+    if chosen.phase == "train" and chosen.no_precision and fields.get("dtype") is None:
+        found[1].append(f"the command names no precision: {chosen.no_precision}")
     return found
-
-
-def _not_said(chosen: Target, fields: Fields) -> list[str]:
-    said = []
-    if fields.get("dtype") is None:
-        said.append(f"the command names no precision: {chosen.no_precision}")
-    if fields.get("micro_batch") is None:
-        said.append("the command names no microbatch: 1 is priced")
-    return said
 
 
 def model_sizes(s: Settings) -> dict[str, int]:

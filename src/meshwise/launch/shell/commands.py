@@ -21,6 +21,8 @@ MAX_TEXT = 1 << 20  # characters of a command
 
 _UNREAD = re.compile(r"\$\{([A-Za-z_]\w*|[0-9]+|@)|\$([A-Za-z_]\w*|[0-9]|@)")
 
+_SUM = re.compile(r"\$\(\(([^()]*(?:\([^()]*\)[^()]*)*)\)\)")
+
 
 class StartedCommand(NamedTuple):
     """A command that a text starts: its words, the variables that are set where it stands, the line of
@@ -246,7 +248,10 @@ def _joined(value: ShellValue) -> str:
 
 def unset_names(word: str) -> list[str]:
     """Names of the variables that a word still has."""
-    return [braced or plain for braced, plain in _UNREAD.findall(word)]
+    found = [braced or plain for braced, plain in _UNREAD.findall(word)]
+    for sum_ in _SUM.findall(word):  # in which a name stands for its value
+        found += re.findall(r"(?<![\w$])[A-Za-z_]\w*", sum_)
+    return found
 
 
 def whole_number(text: Any) -> int | None:

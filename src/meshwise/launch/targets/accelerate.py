@@ -141,8 +141,15 @@ def _with_zero_file(s: Settings, files: dict[str, str]) -> Settings:
     path = s.get("zero_file")
     if path is None or str(path).lower() in ("true", "none"):
         return _rest(s)
-    read = deepspeed_json.file_settings(opened(str(path), "--deepspeed_config_file", files))
+    text = opened(str(path), "--deepspeed_config_file", files)
+    read = deepspeed_json.file_settings(text)
     found: Settings = {"deepspeed": True, "zero_stage": read.get("stage", 0)}
+    found["zero_unpriced"] = deepspeed_json.unpriced_of(text)
+    for name in ("micro_batch", "accumulation"):
+        if read.get(name, s.get(name)) != s.get(name, read.get(name)):
+            raise contradiction(
+                _SIZES[name], s[name], f"the DeepSpeed configuration says {read[name]}", read[name]
+            )
     found |= {k: read[k] for k in ("micro_batch", "accumulation", "offload_optimizer") if k in read}
     if read.get("tp", 1) > 1 or yes(read.get("expert_parallel", "false")):
         raise contradiction(
@@ -150,6 +157,18 @@ def _with_zero_file(s: Settings, files: dict[str, str]) -> Settings:
         )
     narrow = [name for name in ("bf16", "fp16") if yes(read.get(name, "false"))]
     return found | ({"precision": narrow[0]} if narrow else {}) | _rest(s)
+
+
+# options of the script that the JSON may say too
+_SIZES = {
+    "micro_batch": "--per_device_train_batch_size",
+    "accumulation": "--gradient_accumulation_steps",
+}
+
+
+def unpriced(s: Settings) -> tuple[list[tuple[str, str]], list[str]]:
+    """Keys of DeepSpeed's own file that change time or memory and are not priced."""
+    return list(s.get("zero_unpriced") or ()), []
 
 
 def _rest(s: Settings) -> Settings:
@@ -215,6 +234,10 @@ def read(s: Settings, world: int | None) -> Read:
             found["recompute"] = "full"
     else:
         found = {"dp": replicas_left(world, 1, "--num_processes")}
+    if s.get("gradient_checkpointing"):
+        found["recompute"] = "full"
+    if s.get("seq") is not None:
+        found["seq"] = s["seq"]
     whole = 1 if found.get("ep", 1) > 1 else found.get("tp", 1)
     found["etp"] = s.get("megatron_etp", whole)
     found["loss_chunks"] = 1

@@ -31,7 +31,8 @@ def _settings(job: Job) -> Settings:
         s["precision"] = _MIXED[job.dtype]
     if job.dtype in _MIXED or job.grad_dtype is not None:
         s["grad_fp32"] = str(job.grad_dtype in (None, "fp32")).lower()
-    s |= {k: str(v).lower() if v is True else v for k, v in switches.switch_settings(job).items()}
+    own = switches.switch_settings(job) | megatron_lm.optimizer_settings(job)
+    s |= {k: str(v).lower() if v is True else v for k, v in own.items()}
     s = {k: v for k, v in s.items() if k not in _OF_A_RECIPE}
     return s | {k: v for k, v in megatron_lm.batch_settings(job).items() if v is not None}
 

@@ -90,11 +90,9 @@ def _settings(job: Job) -> Settings:
         s |= {"distributed_optimizer": True, "fsdp": True, "sharding": _STRATEGIES[job.shard]}
     elif job.dp * job.cp > 1:
         s["grad_overlap"] = True
-    if job.optimizer in _OPTIMIZERS.values():
-        s["optimizer"] = job.optimizer
-    if job.offload_optimizer:
-        s["offload_optimizer"] = True
-    return s | switches.switch_settings(job) | _batches(batch_settings(job))
+    return (
+        s | optimizer_settings(job) | switches.switch_settings(job) | _batches(batch_settings(job))
+    )
 
 
 def _fp32_gradients(job: Job, narrow: bool) -> bool:
@@ -234,8 +232,6 @@ def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[
         said.append("--fp8-format without --bf16: priced with 16-bit weights; add --bf16")
     narrow = s.get("grad_bf16") if dtype != "fp16" else not s.get("grad_fp32")
     found["grad_dtype"] = "bf16" if narrow and dtype is not None else "fp32"
-    if fields.get("micro_batch") is None:
-        said.append("--micro-batch-size is not said: 1 is priced")
     return found, said
 
 
@@ -295,6 +291,16 @@ def claims(before: list[str], after: list[str], says: set[str]) -> int:
 
 
 _OPTIMIZERS = {"adam": "adam", "sgd": "sgd", "muon": "muon", "dist_muon": "muon", "lion": "lion"}
+
+
+def optimizer_settings(job: Job) -> Settings:
+    """The optimizer and where its state is, in the words of Megatron-Core's ``OptimizerConfig``."""
+    s: Settings = {}
+    if job.optimizer in _OPTIMIZERS.values():
+        s["optimizer"] = job.optimizer
+    if job.offload_optimizer:
+        s["offload_optimizer"] = True
+    return s
 
 
 def optimizer_fields(said: str, notes: list[str]) -> dict[str, Any]:

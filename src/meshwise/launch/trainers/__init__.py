@@ -1,0 +1,1 @@
+"""Training scripts that take the options of transformers' trainer, whatever starts them."""
