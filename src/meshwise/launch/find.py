@@ -94,6 +94,8 @@ def _launch(words: list[str]) -> Launch | None:
     for chosen in every_target():
         if chosen.override and any(re.match(rf"\+*{chosen.override}", w) for w in words):
             at = next(i for i, w in enumerate(words) if re.match(r"\+*\w+\.\w+=", w))
+            script = _script_at(words[:at])  # whose own flags may stand before its overrides
+            at = script or at
             return Launch(chosen, words[:at], words[at:], True, {})
     return None if _a_script(words) else _of_script(words)
 

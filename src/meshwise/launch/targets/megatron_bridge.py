@@ -132,8 +132,26 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
     name = _recipe_name(s, chosen)
     if name is None and launch.by_structure and launch.before:
         name = launch.before[-1].rpartition("/")[2]
+    if s.get("task") is None and name is not None:
+        s = s | {"task": _task_of(name)}
+    _check_adapters(s)  # before what the recipe sets: it is refused whatever that is
     left = {k: v for k, v in s.items() if k not in ("recipe", "family", "stem", "gpu", "variant")}
     return with_recipe(left, name, chosen) if name is not None else left
+
+
+_TASK_WORDS = {
+    "pretrain": ("pretrain",),
+    "sft": ("sft", "finetune"),
+    "dora": ("dora",),
+    "lora": ("peft", "lora"),
+}
+
+
+def _task_of(recipe: str) -> str | None:
+    """What a recipe's name says that it trains (scripts/training/recipe_metadata.py,
+    ``infer_recipe_mode``)."""
+    parts = recipe.lower().split("_")
+    return next((t for t, words in _TASK_WORDS.items() if any(w in parts for w in words)), None)
 
 
 def _recipe_name(s: Settings, chosen: Target) -> str | None:
