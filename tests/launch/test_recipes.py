@@ -205,6 +205,8 @@ def test_a_run_that_trains_adapters_is_refused_wherever_it_is_said(words: str, m
 
 
 def test_flags_of_the_script_before_its_overrides_are_its_own() -> None:
-    text = f"{RUN} --recipe llama3_70b_pretrain_config --mode pretrain model.context_parallel_size=1"
+    text = (
+        f"{RUN} --recipe llama3_70b_pretrain_config --mode pretrain model.context_parallel_size=1"
+    )
     assert fields(text, "tp", "cp", "dp") == {"tp": 4, "cp": 1, "dp": 2}
     assert parse(text).job.model == "meta-llama/Meta-Llama-3-70B"

@@ -9,6 +9,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch import other_software
+from meshwise.launch.account.origins import FlagWord, PlacedWords, key_lines
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import ray_serve, recipe_yaml, slurm_recipe, yaml_text
@@ -35,9 +36,9 @@ from meshwise.launch.table import Target, every_target, function_of, target
 def configuration(text: str, asked: Asked) -> Parsed:
     """A configuration file given itself."""
     table = yaml_text.mapping(text, "command")
-    recipe = recipe_yaml.recipe_overrides(table)
+    recipe = recipe_yaml.recipe_overrides(table, asked.values)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
-        return _recipe(*recipe, asked)
+        return _recipe(recipe, text, asked)
     chart = recipe_yaml.production_stack(table)
     if chart is not None:
         return _chart(chart, asked)
@@ -120,15 +121,37 @@ def titan_toml(text: str, asked: Asked) -> Parsed:
     return from_settings(chosen, settings, words, asked, asked.gpus)
 
 
-def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parsed:
+def _recipe(recipe: recipe_yaml.RecipeTable, text: str, asked: Asked) -> Parsed:
     """A configuration of Megatron-Bridge or NeMo: its keys are a recipe's overrides."""
     chosen = target("megatron-bridge")
     known = chosen.by_spelling()
-    words = read_words([f"{k}={v}" for k, v in overrides.items() if k in known], chosen)
-    words.ignored.extend(f"{k}={v}" for k, v in overrides.items() if k not in known)
-    gpus = asked.gpus or world
+    said = {k: v for k, v in recipe.overrides.items() if k in known}
+    own = [recipe.own_keys.get(k, k) for k in said]
+    lines = key_lines(text, own)
+    for key, value in zip(own, said.values(), strict=True):
+        named = re.search(r"\$\{[^}]*[.:][^}]*\}", str(value))
+        if named is not None:  # no variable's name, so that no value can be given for it
+            raise InputError(
+                f"{key}: {shorten(named[0])} is not in the file",
+                field=key,
+                value=named[0],
+                legal="the value in its place",
+            )
+    words = read_words([f"{k}={v}" for k, v in said.items()], chosen, PlacedWords("", lines))
+    places = {f"{k}={v}": key for (k, v), key in zip(said.items(), own, strict=True)}
+    words.flags[:] = [_as_written(flag, places) for flag in words.flags]
+    words.ignored.extend(f"{k}={v}" for k, v in recipe.overrides.items() if k not in known)
+    gpus = asked.gpus or recipe.gpus
     states_a_layout(words.settings, words, Launch(chosen, [], [], False, {}), gpus)
-    return from_settings(chosen, words.settings, words, asked, gpus)
+    settings = recipe.model | words.settings | {"writes_model": bool(recipe.model)}
+    return from_settings(chosen, settings, words, asked, gpus)
+
+
+def _as_written(flag: FlagWord, places: dict[str, str]) -> FlagWord:
+    """A setting by the key of the file that says it."""
+    word = flag.origin.word
+    key, value = places.get(word, ""), word.partition("=")[2]
+    return flag._replace(origin=flag.origin._replace(word=f"{key}: {value}")) if key else flag
 
 
 def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:

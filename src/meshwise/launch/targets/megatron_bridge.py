@@ -73,6 +73,10 @@ def read(s: Settings, world: int | None) -> Read:
     for name in ("vp", "etp", *stages.SPLITS[2:]):
         if str(flags.get(name)).lower() in ("none", "null"):
             flags.pop(name, None)
+    if str(flags.get("granularity")).lower() in ("none", "null"):
+        # it is the granularity that says whether layers are recomputed, not how (transformer_config.py)
+        for name in ("granularity", "recompute_method", "recompute_layers"):
+            flags.pop(name, None)
     found, notes = megatron_lm.read(flags, world)
     notes = [*s.get("recipe_notes", ()), *said, *notes]
     if narrow is not None:
@@ -93,6 +97,11 @@ def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[
     if named and fields.get("grad_dtype") is None and fields.get("dtype") in ("bf16", "fp8"):
         return {"grad_dtype": "fp32"}, []
     return {}, []
+
+
+def shape(s: Settings) -> Settings:
+    """What a configuration that writes out its model says of it; an override alone changes a recipe's."""
+    return megatron_lm.shape(s) if s.get("writes_model") else {}
 
 
 _FULL = ("none", "null", "false", "")
