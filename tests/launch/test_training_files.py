@@ -261,3 +261,41 @@ def test_hybrid_sharding_is_said() -> None:
         "--parallelism_config_dp_replicate_size 2 --parallelism_config_dp_shard_size 4 train.py"
     )
     assert any("hybrid sharding over 4 of 8" in note for note in parse(text).notes)
+
+
+# -- flags of forks that change the model --------------------------------------------------------------------
+
+TOKENS = "--vocab-size 32000 --tensor-model-parallel-size 2 --bf16 "
+
+
+@pytest.mark.parametrize(
+    ("said", "kv_heads"),
+    [
+        ("--attention-head-type multiquery", 1),
+        ("--attention-head-type multihead", 16),
+        ("--num-key-value-heads 4", 4),
+        ("", 16),
+    ],
+)
+def test_kv_heads_by_the_words_of_forks(said: str, kv_heads: int) -> None:
+    built = _model_of(parse(f"{LAUNCH} {SIZES} {TOKENS} {said}"))
+    assert {b.attention.kv_heads for b in built.blocks if b.attention is not None} == {kv_heads}
+
+
+def test_a_flag_of_no_release_that_builds_other_layers_is_not_left_aside() -> None:
+    read = parse(f"{LAUNCH} {SIZES} {TOKENS} --mlp-type residual --wandb-entity-name x")
+    assert "--mlp-type residual" in {u.flag for u in read.unpriced}
+    with pytest.raises(MeshwiseError) as caught:
+        _model_of(read)
+    assert caught.value.to_dict()["error"]["value"] == "--mlp-type residual"
+    given = parse(f"{LAUNCH} {SIZES} {TOKENS} --mlp-type residual", model="llama-2-7b")
+    assert given.job.model == "llama-2-7b"
+
+
+def test_experts_of_one_rank_and_one_expert_are_none() -> None:
+    dense = f"{LAUNCH} {SIZES} {TOKENS} --num-experts 1 --moe-expert-parallel-size 1"
+    read = parse(dense)
+    assert (read.job.ep, dict(read.sizes).get("experts_total")) == (1, None)
+    with pytest.raises(MeshwiseError) as caught:
+        parse(dense.removesuffix("1") + "4")
+    assert caught.value.to_dict()["error"]["field"] == "--moe-expert-parallel-size"
