@@ -299,3 +299,33 @@ def test_experts_of_one_rank_and_one_expert_are_none() -> None:
     with pytest.raises(MeshwiseError) as caught:
         parse(dense.removesuffix("1") + "4")
     assert caught.value.to_dict()["error"]["field"] == "--moe-expert-parallel-size"
+
+
+def test_a_command_that_is_cut_short_leaves_the_others_of_its_text() -> None:
+    whole = f"{LAUNCH} {SIZES} {TOKENS}"
+    text = f"{whole} --global-batch-size 128\n{whole}\n  --global-batch-size 256\n"
+    assert parse(text, which=1).job.global_batch == 128
+    with pytest.raises(MeshwiseError) as caught:
+        parse(text, which=2)
+    assert (caught.value.line, caught.value.to_dict()["error"]["value"]) == (
+        3,
+        "--global-batch-size",
+    )
+    with pytest.raises(MeshwiseError) as alone:
+        parse(text.split("\n", 1)[1])
+    assert alone.value.line == 2
+
+
+def test_a_flavour_of_a_familys_own_folder_is_of_the_commands_module() -> None:
+    text = (
+        "from torchtitan.config import ParallelismConfig\n"
+        "from torchtitan.trainer import Trainer\n"
+        "from . import model_registry\n\n\n"
+        "def mine() -> Trainer.Config:\n"
+        '    return Trainer.Config(model_spec=model_registry("8B"),\n'
+        "        parallelism=ParallelismConfig(tensor_parallel_degree=2))\n"
+    )
+    run = "torchrun --nproc_per_node 8 -m torchtitan.train --module {} --config mine"
+    files = {"config_registry.py": text}
+    assert parse(run.format("llama3"), files=files).job.model == "llama-3.1-8b"
+    assert parse(run.format("qwen3"), files=files).job.model == "qwen3-8b"

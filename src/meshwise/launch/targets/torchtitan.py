@@ -226,10 +226,18 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
         configs = written_configs(tree, chosen) if tree is not None else []
         written = one_config(configs, name)
         if written is not None:
-            return model_named({"model": written.model} | written.settings | own)
+            model = _of_family(written.model, module)
+            return model_named({"model": model} | written.settings | own)
     if name is None:
         return model_named(own)
     return model_named(with_recipe(own, f"{module}:{name}" if module else name, chosen))
+
+
+def _of_family(model: str | None, module: str | None) -> str | None:
+    """A model by its flavour alone, as the configurations in a family's own folder name it: of the family
+    that the command's module is."""
+    whole = f"{module.rpartition('.')[2]}:{model}" if module and model else ""
+    return whole if whole in _FLAVOURS else model
 
 
 # flavours of torchtitan's models, by module and name, as presets of the same sizes
