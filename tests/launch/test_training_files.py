@@ -329,3 +329,12 @@ def test_a_flavour_of_a_familys_own_folder_is_of_the_commands_module() -> None:
     files = {"config_registry.py": text}
     assert parse(run.format("llama3"), files=files).job.model == "llama-3.1-8b"
     assert parse(run.format("qwen3"), files=files).job.model == "qwen3-8b"
+
+
+def test_a_script_that_is_put_in_a_queue_is_named() -> None:
+    command = "sbatch --nodes=4 -J x jobs/train.sh"
+    with pytest.raises(MeshwiseError) as caught:
+        parse(f"export TP=2\n{command}\n")
+    assert caught.value.to_dict()["error"]["value"] == "jobs/train.sh"
+    inner = f"{LAUNCH} {SIZES} --vocab-size 32000 --bf16 --tensor-model-parallel-size $TP"
+    assert parse(f"export TP=2\n{command}\n", files={"jobs/train.sh": inner}).job.tp == 2

@@ -181,6 +181,8 @@ def may_start(text: str) -> bool:
 
 
 def script_of(words: list[str]) -> str | None:
+    if words[0].rpartition("/")[2] == "sbatch":  # behind options of its own
+        return next((w for w in words[1:] if w.endswith((".sh", ".slurm", ".sbatch"))), None)
     for i, word in enumerate(words):
         base = word.rpartition("/")[2]
         if base.endswith(".sh") and (base,) not in _programs().words:
