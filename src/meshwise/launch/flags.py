@@ -29,32 +29,10 @@ from meshwise.launch.table import Flag, Target, function_of
 # settings that name a layout; without one of them a command states none
 LAYOUT_SETTINGS = frozenset(
     [
-        "tp",
-        "pp",
-        "dp",
-        "cp",
-        "ep",
-        "etp",
-        "dcp",
-        "pcp",
-        "vp",
-        "layers_per_stage",
-        "expert_parallel",
-        "dp_attention",
-        "dp_shard",
-        "dp_replicate",
-        "fsdp",
-        "fsdp2",
-        "multi_gpu",
-        "parallelism",
-        "megatron",
-        "megatron_tp",
-        "megatron_pp",
-        "stage",
-        "zero_stage",
-        "deepspeed",
-        "distributed_optimizer",
-        "sequence_parallel",
+        *("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "pcp", "vp", "layers_per_stage"),
+        *("expert_parallel", "dp_attention", "dp_shard", "dp_replicate", "fsdp", "fsdp2"),
+        *("multi_gpu", "parallelism", "megatron", "megatron_tp", "megatron_pp", "stage"),
+        *("zero_stage", "deepspeed", "distributed_optimizer", "sequence_parallel"),
     ]
 )
 _LEFT_OUT = ("...", "…", "[...]", "[…]", "<...>")  # in the place of a command's further words
