@@ -64,8 +64,9 @@ def recipe_overrides(table: dict[str, Any], given: Mapping[str, str]) -> RecipeT
     _without_recomputation(found)
     nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes"))
     each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
-    many = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
-    gpus = int(nodes) * int(each) if many else None
+    gpus: int | None = None
+    if isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0:
+        gpus = nodes * each
     return RecipeTable(found, own_keys, gpus, nemo_model(dotted))
 
 
