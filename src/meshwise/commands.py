@@ -308,8 +308,9 @@ def same_model(parsed: Parsed, spec: Model) -> None:
     from meshwise.launch.settings.sizes import check_sizes
     from meshwise.launch.table import target as known_target
 
-    check_sizes(dict(parsed.sizes), spec)
-    if known_target(parsed.target).flags.keys() & set(stages.SPLITS):
+    chosen = known_target(parsed.target)
+    check_sizes(dict(parsed.sizes), spec, chosen)
+    if chosen.flags.keys() & set(stages.SPLITS):
         stages.check_split(dict(parsed.sizes), spec.layers, parsed.job.pp, parsed.job.vp)
     known = known_model(parsed.job.model) if parsed.job.model else None
     if known is None:

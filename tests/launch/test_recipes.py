@@ -182,3 +182,31 @@ def test_a_recipes_stages_are_megatrons() -> None:
     found = find_recipe("deepseek_v3_pretrain_1024gpu_h100_fp8cs_config", target("megatron-bridge"))
     assert found is not None and str(found.settings["stage_layout"]).startswith("Et|")
     assert stages_said({"stage_layout": "Et*3|t*4|t*3L"}, 3) == [3, 4, 3]
+
+
+def refused(text: str, gpus: int | None = None) -> MeshwiseError:
+    with pytest.raises(MeshwiseError) as caught:
+        parse(text, gpus=gpus)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--recipe llama3_70b_pretrain_config --step_func llm_step --mode dora",
+        "--recipe some_model_peft_config",
+        "--recipe some_model_lora_config --mode lora",
+    ],
+)
+@pytest.mark.parametrize("more", ["", "model.tensor_model_parallel_size=4"])
+def test_a_run_that_trains_adapters_is_refused_wherever_it_is_said(words: str, more: str) -> None:
+    error = refused(f"{RUN} {words} {more} train.global_batch_size=64")
+    assert error.to_dict()["error"]["field"] == "task"
+
+
+def test_flags_of_the_script_before_its_overrides_are_its_own() -> None:
+    text = (
+        f"{RUN} --recipe llama3_70b_pretrain_config --mode pretrain model.context_parallel_size=1"
+    )
+    assert fields(text, "tp", "cp", "dp") == {"tp": 4, "cp": 1, "dp": 2}
+    assert parse(text).job.model == "meta-llama/Meta-Llama-3-70B"

@@ -261,3 +261,80 @@ def test_hybrid_sharding_is_said() -> None:
         "--parallelism_config_dp_replicate_size 2 --parallelism_config_dp_shard_size 4 train.py"
     )
     assert any("hybrid sharding over 4 of 8" in note for note in parse(text).notes)
+
+
+# -- flags of forks that change the model --------------------------------------------------------------------
+
+TOKENS = "--vocab-size 32000 --tensor-model-parallel-size 2 --bf16 "
+
+
+@pytest.mark.parametrize(
+    ("said", "kv_heads"),
+    [
+        ("--attention-head-type multiquery", 1),
+        ("--attention-head-type multihead", 16),
+        ("--num-key-value-heads 4", 4),
+        ("", 16),
+    ],
+)
+def test_kv_heads_by_the_words_of_forks(said: str, kv_heads: int) -> None:
+    built = _model_of(parse(f"{LAUNCH} {SIZES} {TOKENS} {said}"))
+    assert {b.attention.kv_heads for b in built.blocks if b.attention is not None} == {kv_heads}
+
+
+def test_a_flag_of_no_release_that_builds_other_layers_is_not_left_aside() -> None:
+    read = parse(f"{LAUNCH} {SIZES} {TOKENS} --mlp-type residual --wandb-entity-name x")
+    assert "--mlp-type residual" in {u.flag for u in read.unpriced}
+    with pytest.raises(MeshwiseError) as caught:
+        _model_of(read)
+    assert caught.value.to_dict()["error"]["value"] == "--mlp-type residual"
+    given = parse(f"{LAUNCH} {SIZES} {TOKENS} --mlp-type residual", model="llama-2-7b")
+    assert given.job.model == "llama-2-7b"
+
+
+def test_experts_of_one_rank_and_one_expert_are_none() -> None:
+    dense = f"{LAUNCH} {SIZES} {TOKENS} --num-experts 1 --moe-expert-parallel-size 1"
+    read = parse(dense)
+    assert (read.job.ep, dict(read.sizes).get("experts_total")) == (1, None)
+    with pytest.raises(MeshwiseError) as caught:
+        parse(dense.removesuffix("1") + "4")
+    assert caught.value.to_dict()["error"]["field"] == "--moe-expert-parallel-size"
+
+
+def test_a_command_that_is_cut_short_leaves_the_others_of_its_text() -> None:
+    whole = f"{LAUNCH} {SIZES} {TOKENS}"
+    text = f"{whole} --global-batch-size 128\n{whole}\n  --global-batch-size 256\n"
+    assert parse(text, which=1).job.global_batch == 128
+    with pytest.raises(MeshwiseError) as caught:
+        parse(text, which=2)
+    assert (caught.value.line, caught.value.to_dict()["error"]["value"]) == (
+        3,
+        "--global-batch-size",
+    )
+    with pytest.raises(MeshwiseError) as alone:
+        parse(text.split("\n", 1)[1])
+    assert alone.value.line == 2
+
+
+def test_a_flavour_of_a_familys_own_folder_is_of_the_commands_module() -> None:
+    text = (
+        "from torchtitan.config import ParallelismConfig\n"
+        "from torchtitan.trainer import Trainer\n"
+        "from . import model_registry\n\n\n"
+        "def mine() -> Trainer.Config:\n"
+        '    return Trainer.Config(model_spec=model_registry("8B"),\n'
+        "        parallelism=ParallelismConfig(tensor_parallel_degree=2))\n"
+    )
+    run = "torchrun --nproc_per_node 8 -m torchtitan.train --module {} --config mine"
+    files = {"config_registry.py": text}
+    assert parse(run.format("llama3"), files=files).job.model == "llama-3.1-8b"
+    assert parse(run.format("qwen3"), files=files).job.model == "qwen3-8b"
+
+
+def test_a_script_that_is_put_in_a_queue_is_named() -> None:
+    command = "sbatch --nodes=4 -J x jobs/train.sh"
+    with pytest.raises(MeshwiseError) as caught:
+        parse(f"export TP=2\n{command}\n")
+    assert caught.value.to_dict()["error"]["value"] == "jobs/train.sh"
+    inner = f"{LAUNCH} {SIZES} --vocab-size 32000 --bf16 --tensor-model-parallel-size $TP"
+    assert parse(f"export TP=2\n{command}\n", files={"jobs/train.sh": inner}).job.tp == 2

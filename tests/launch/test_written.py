@@ -262,3 +262,39 @@ def test_what_megatron_reads_of_optimizers_and_recomputed_layers_it_writes(vp: i
     read = parse(text, gpus=job.gpus).job
     for field in ("recompute", "recompute_layers", "optimizer", "offload_optimizer"):
         assert getattr(read, field) == getattr(job, field), field
+
+
+@pytest.mark.parametrize("preset", ["llama-3.1-70b", "qwen3-8b"])
+def test_torchtitans_configuration_says_its_model(preset: str) -> None:
+    job = Job(phase="train", model=preset, tp=8, micro_batch=1, seq=4096, dtype="bf16")
+    assert parse(write_launch(job, "torchtitan").text).job.model == preset
+
+
+def test_a_model_that_torchtitan_has_no_flavour_of_is_left_to_the_reader() -> None:
+    job = Job(phase="train", model="gpt2", tp=4, micro_batch=1, seq=1024, dtype="bf16")
+    assert "model_registry" not in write_launch(job, "torchtitan").text
+
+
+def test_an_offload_of_the_optimizer_is_in_deepspeeds_file() -> None:
+    job = Job(
+        phase="train",
+        model="llama-2-13b",
+        dp=8,
+        shard="zero3",
+        offload_optimizer=True,
+        global_batch=8,
+    )
+    written = write_launch(job, "deepspeed")
+    assert "offload_optimizer" not in written.untranslated
+    assert parse(written.text, model="llama-2-13b").job.offload_optimizer is True
+
+
+@pytest.mark.parametrize("name", ["megatron-lm", "megatron-bridge"])
+def test_graphs_of_a_step_are_named_where_a_target_has_options_of_parts(name: str) -> None:
+    job = Job(
+        phase="train", model="llama-2-13b", tp=8, cuda_graphs=True, dtype="bf16", global_batch=8
+    )
+    assert (
+        write_launch(job, name).untranslated["cuda_graphs"]
+        == f"True: {target(name).cannot['cuda_graphs']}"
+    )

@@ -105,6 +105,8 @@ def _launch(words: list[str]) -> Launch | None:
     for chosen in every_target():
         if chosen.override and any(re.match(rf"\+*{chosen.override}", w) for w in words):
             at = next(i for i, w in enumerate(words) if re.match(r"\+*\w+\.\w+=", w))
+            script = _script_at(words[:at])  # whose own flags may stand before its overrides
+            at = script or at
             return Launch(chosen, words[:at], words[at:], True, {})
     return None if _a_script(words) else _of_script(words)
 
@@ -210,6 +212,8 @@ def may_start(text: str) -> bool:
 
 
 def script_of(words: list[str]) -> str | None:
+    if words[0].rpartition("/")[2] == "sbatch":  # behind options of its own
+        return next((w for w in words[1:] if w.endswith((".sh", ".slurm", ".sbatch"))), None)
     for i, word in enumerate(words):
         base = word.rpartition("/")[2]
         if base.endswith(".sh") and (base,) not in _programs().words:

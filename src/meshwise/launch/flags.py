@@ -14,7 +14,7 @@ from meshwise.launch.shell.commands import unset_names
 from meshwise.launch.shell.values.memory import WHY, reasons
 from meshwise.launch.spelling.dotted import dotted_merged
 from meshwise.launch.spelling.flag_values import flag_value
-from meshwise.launch.spelling.misspelt import about_parallelism, misspelt
+from meshwise.launch.spelling.misspelt import about_parallelism, builds_layers, misspelt
 from meshwise.launch.spelling.source_flags import (
     SourceFlag,
     SourceFlags,
@@ -29,32 +29,10 @@ from meshwise.launch.table import Flag, Target, function_of
 # settings that name a layout; without one of them a command states none
 LAYOUT_SETTINGS = frozenset(
     [
-        "tp",
-        "pp",
-        "dp",
-        "cp",
-        "ep",
-        "etp",
-        "dcp",
-        "pcp",
-        "vp",
-        "layers_per_stage",
-        "expert_parallel",
-        "dp_attention",
-        "dp_shard",
-        "dp_replicate",
-        "fsdp",
-        "fsdp2",
-        "multi_gpu",
-        "parallelism",
-        "megatron",
-        "megatron_tp",
-        "megatron_pp",
-        "stage",
-        "zero_stage",
-        "deepspeed",
-        "distributed_optimizer",
-        "sequence_parallel",
+        *("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "pcp", "vp", "layers_per_stage"),
+        *("expert_parallel", "dp_attention", "dp_shard", "dp_replicate", "fsdp", "fsdp2"),
+        *("multi_gpu", "parallelism", "megatron", "megatron_tp", "megatron_pp", "stage"),
+        *("zero_stage", "deepspeed", "distributed_optimizer", "sequence_parallel"),
     ]
 )
 _LEFT_OUT = ("...", "…", "[...]", "[…]", "<...>")  # in the place of a command's further words
@@ -335,6 +313,7 @@ def _other(
     shown = " ".join([word, *values]) if not equals else word
     held, priced = _spelt(name, chosen.holds), _spelt(name, chosen.price)
     off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
+    off = off or (values == ["1"] and name.endswith(("-size", "-shards")))  # a degree of one rank
     off = part == name and (off or (own is not None and as_default(own, values)))
     local = function_of(chosen, "is_local")
     if held is not None and local is not None and local(held, values):
@@ -355,6 +334,11 @@ def _other(
         misspelt(name, known, chosen, values)
         if source is not None and not chosen.script_flags:
             found.foreign.append(name)
+            if "layers" in chosen.flags and builds_layers(name):
+                found.foreign.pop()
+                found.unknown.append(shown)
+                found.settings.setdefault("other_layers", shown)
+                return i, []
         (found.unknown if about_parallelism(name) else found.ignored).append(shown)
     return i, []
 

@@ -27,24 +27,34 @@ def _rest_of_launch(words: list[str], chosen: Target) -> str | None:
     return flags[0] if len(flags) > 1 and not started and len(flags[0]) > 3 else None
 
 
-def check_goes_on(script: Script, chosen: Target) -> None:
-    """Raise for a line of flags that no command has: the line before it does not go on."""
+def cut_short(script: Script, found: Sequence[Launch]) -> dict[int, InputError]:
+    """The launches, by their places in ``found``, behind which a line of flags stands that no command
+    has: the line before it does not go on. Such a line before all of them is the first's."""
+    broken: dict[int, InputError] = {}
+    at = -1
     for command in script.commands:
-        word = command.words[0]
-        if not launches([command], None):
-            word = _rest_of_launch(command.words, chosen) or word
+        word, own = command.words[0], launches([command], None)
+        if own:
+            rest = enumerate(found[at + 1 :], at + 1)
+            at = next((i for i, launch in rest if launch.words == own[0].words), at)
+        else:
+            word = _rest_of_launch(command.words, found[max(at, 0)].target) or word
         if (
             word.startswith("--")
             and len(word) > 3
             and manifests.pod_request(command.variables) is None
         ):
-            raise InputError(
+            line = next((n for n in command.lines if n), 0)
+            error = InputError(
                 f"command: a line begins with {shorten(word)}: the line before it does not end with a "
                 "backslash",
                 field="command",
                 value=word,
                 legal="the command in one line, or \\ at the end of each that goes on",
             )
+            error.line = line or None
+            broken.setdefault(max(at, 0), error)
+    return broken
 
 
 def never_reached(script: Script, found: Sequence[Launch] = ()) -> str:

@@ -24,7 +24,7 @@ from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
 from meshwise.launch.find import Launch, launches
 from meshwise.launch.flags import ReadWords, read_words
-from meshwise.launch.none_found import check_goes_on, never_reached, none_found
+from meshwise.launch.none_found import cut_short, never_reached, none_found
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -221,8 +221,10 @@ def _candidates(
     found = launches(script.commands, asked.target)
     if not found:
         raise none_found(script, text)
-    check_goes_on(script, found[0].target)
+    broken = cut_short(script, found)
     read = [_candidate(launch, script, text, asked) for launch in found]
+    for i, error in broken.items():
+        read[i] = read[i]._replace(read=None, error=error)
     groups: list[list[int]] = []
     for i, one in enumerate(read):
         group = next((g for g in groups if read[g[0]].same(one)), None)
@@ -233,7 +235,7 @@ def _candidates(
     kept, notes = [], []
     for group in groups:
         one = read[group[0]]
-        sure = found[group[0]].by_structure or len(groups) == 1
+        sure = found[group[0]].by_structure or len(groups) == 1 or group[0] in broken
         if one.error is not None and one.read is None and not sure:
             notes.append(f"another command of the text is not read: {one.error.sentence}")
             continue

@@ -54,6 +54,7 @@ _GIVEN_BY = {
     "memory_share": ("memory_share", "cache_share"),
     "dispatcher": ("exchange", "dispatcher", "backend", "script_backend", "deepep"),
     "overlap": ("tp_overlap",),
+    "recompute_modules": ("modules",),
     "dtype": (
         "dtype",
         "bf16",
@@ -94,7 +95,8 @@ _BESIDE = (
     *("grad_dtype", "quantization", "memory_share", "chunk", "eager", "chunked_prefill"),
     *("draft_tokens", "dispatcher"),
 )
-
+# that a flag may say, and no list of a release's own settings has
+_WHERE_SAID = ("overlap", "recompute_layers", "recompute_modules", "optimizer", "offload_optimizer")
 
 _PLAIN = {f.name: f.default for f in msgspec.structs.fields(Job)}
 _FOLLOWS = ("etp", "micro_batch")  # from the other degrees, or taken for 1 with a note
@@ -110,7 +112,7 @@ def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
     read_from = next((word for s, word in _READ_FROM.items() if s in by_setting), _FILES)
     release = f"{chosen.title} {chosen.version}"
     found: dict[str, dict[str, Any]] = {}
-    for name in (*_LAYOUT[job.phase], *_BESIDE):
+    for name in (*_LAYOUT[job.phase], *_BESIDE, *_WHERE_SAID):
         value = getattr(job, name)
         origin = next(
             (by_setting[s] for s in _GIVEN_BY.get(name, (name,)) if s in by_setting), None
@@ -119,6 +121,8 @@ def sources(p: Parsed, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
             found[name] = _record("flag", origin)
         elif name == "dp" and job.phase == "train":
             found[name] = _world(p, asked)
+        elif name in _WHERE_SAID:
+            continue
         elif name in _LAYOUT[job.phase] or value not in (None, ""):
             said = not set(_GIVEN_BY.get(name, (name,))).isdisjoint(p.unplaced)
             if not by_setting and not p.unplaced:  # a text none of whose words has a place

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch import other_software
 from meshwise.launch.account import candidates
-from meshwise.launch.account.origins import placed_error
+from meshwise.launch.account.origins import FlagWord, PlacedWords, key_lines, placed_error
 from meshwise.launch.files import code_blocks, ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
@@ -38,9 +38,9 @@ from meshwise.launch.table import Target, every_target, function_of, target
 def configuration(text: str, asked: Asked) -> Parsed:
     """A configuration file given itself."""
     table = yaml_text.mapping(text, "command")
-    recipe = recipe_yaml.recipe_overrides(table)
+    recipe = recipe_yaml.recipe_overrides(table, asked.values)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
-        return _recipe(*recipe, asked)
+        return _recipe(recipe, text, asked)
     charts = recipe_yaml.production_stack(table)
     if charts is not None:
         return _picked([_of_chart(chart, asked) for chart in charts], asked)
@@ -123,15 +123,37 @@ def titan_toml(text: str, asked: Asked) -> Parsed:
     return from_settings(chosen, settings, words, asked, asked.gpus)
 
 
-def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parsed:
+def _recipe(recipe: recipe_yaml.RecipeTable, text: str, asked: Asked) -> Parsed:
     """A configuration of Megatron-Bridge or NeMo: its keys are a recipe's overrides."""
     chosen = target("megatron-bridge")
     known = chosen.by_spelling()
-    words = read_words([f"{k}={v}" for k, v in overrides.items() if k in known], chosen)
-    words.ignored.extend(f"{k}={v}" for k, v in overrides.items() if k not in known)
-    gpus = asked.gpus or world
+    said = {k: v for k, v in recipe.overrides.items() if k in known}
+    own = [recipe.own_keys.get(k, k) for k in said]
+    lines = key_lines(text, own)
+    for key, value in zip(own, said.values(), strict=True):
+        named = re.search(r"\$\{[^}]*[.:][^}]*\}", str(value))
+        if named is not None:  # no variable's name, so that no value can be given for it
+            raise InputError(
+                f"{key}: {shorten(named[0])} is not in the file",
+                field=key,
+                value=named[0],
+                legal="the value in its place",
+            )
+    words = read_words([f"{k}={v}" for k, v in said.items()], chosen, PlacedWords("", lines))
+    places = {f"{k}={v}": key for (k, v), key in zip(said.items(), own, strict=True)}
+    words.flags[:] = [_as_written(flag, places) for flag in words.flags]
+    words.ignored.extend(f"{k}={v}" for k, v in recipe.overrides.items() if k not in known)
+    gpus = asked.gpus or recipe.gpus
     states_a_layout(words.settings, words, Launch(chosen, [], [], False, {}), gpus)
-    return from_settings(chosen, words.settings, words, asked, gpus)
+    settings = recipe.model | words.settings | {"writes_model": bool(recipe.model)}
+    return from_settings(chosen, settings, words, asked, gpus)
+
+
+def _as_written(flag: FlagWord, places: dict[str, str]) -> FlagWord:
+    """A setting by the key of the file that says it."""
+    word = flag.origin.word
+    key, value = places.get(word, ""), word.partition("=")[2]
+    return flag._replace(origin=flag.origin._replace(word=f"{key}: {value}")) if key else flag
 
 
 def _of_chart(chart: recipe_yaml.Chart, asked: Asked) -> candidates.LaunchCandidate:

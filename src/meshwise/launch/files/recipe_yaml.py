@@ -4,10 +4,14 @@ values of vLLM's production stack."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files import configuration as config_files
+from meshwise.launch.files import yaml_text
+from meshwise.launch.settings.nemo_model import nemo_model
+from meshwise.launch.settings.settings import Settings
 
 # what NeMo says inside its model's section, and Megatron-Bridge beside it
 _MOVED = {
@@ -28,12 +32,22 @@ _FROZEN = re.compile(r"(^|\.)freeze_(language_model|llm|lm)$")
 _SHARDED = ("distributed_fused_adam", "mcore_distributed_optim")
 
 
-def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
-    """(overrides of a recipe, GPUs); None where the file is of no such recipe."""
+class RecipeTable(NamedTuple):
+    """Overrides of a recipe, each with the key of the file that says it; GPUs; what it says of the model."""
+
+    overrides: dict[str, Any]
+    own_keys: dict[str, str]
+    gpus: int | None
+    model: Settings
+
+
+def recipe_overrides(table: dict[str, Any], given: Mapping[str, str]) -> RecipeTable | None:
+    """A recipe's settings, with ``given`` values of what the file names; None where it is of no recipe."""
     plain = config_files.dotted(table)
-    dotted = {_SECTION.sub("model.", k): _followed(k, plain) for k in plain}
-    if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):
+    own = {_SECTION.sub("model.", k): k for k in plain}
+    if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in own):
         return None
+    dotted = {key: _followed(k, plain, given) for key, k in own.items()}
     frozen = next((k for k, v in dotted.items() if _FROZEN.search(k) and v is True), None)
     if frozen is not None:
         raise InputError(
@@ -43,27 +57,76 @@ def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None]
             legal="a run that trains all weights",
         )
     found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
+    own_keys = {_MOVED.get(key, key): own[key] for key, v in dotted.items() if v is not None}
     if "mixed_precision" in found:
         found["mixed_precision"] = _precision(str(found["mixed_precision"]))
     found |= _of_first_release(dotted, found)
+    _without_recomputation(found)
     nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes"))
     each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
-    if not isinstance(nodes, int) or not isinstance(each, int) or nodes * each <= 0:
-        return found, None
-    return found, nodes * each
+    gpus: int | None = None
+    if isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0:
+        gpus = nodes * each
+    return RecipeTable(found, own_keys, gpus, nemo_model(dotted))
 
 
-_NAMED = re.compile(r"\$\{(\.?)([\w.]+)\}")
+def _without_recomputation(found: dict[str, Any]) -> None:
+    """Leave out how layers are recomputed where none are: it is the granularity that says whether any
+    are, and blocks of no layers are none."""
+    names = [f"model.recompute_{name}" for name in ("granularity", "method", "num_layers")]
+    granularity, method, layers = (found.get(name) for name in names)
+    none = granularity is None or str(granularity).lower() in ("none", "null")
+    if none or (granularity == "full" and method == "block" and layers == 0):
+        for name in names:
+            found.pop(name, None)
 
 
-def _followed(key: str, values: dict[str, Any], depth: int = 0) -> Any:
-    """A value, that of another key where it names one: ``${model.seq_length}``, ``${.seq_length}``."""
+_EXPRESSION = re.compile(r"\$\{([^${}]*)\}")  # that holds no other
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "multiply": lambda a, b: a * b,
+    "divide_ceil": lambda a, b: -(-a // b),
+    "divide_floor": lambda a, b: a // b,
+}
+
+
+def _followed(key: str, values: dict[str, Any], given: Mapping[str, str], depth: int = 0) -> Any:
+    """A value, with those of the keys that it names (``${model.seq_length}``, ``${.seq_length}``) and what
+    NeMo calculates of them (``${multiply:4, ${.hidden_size}}``); as it stands where one is not here."""
     value = values[key]
-    named = _NAMED.fullmatch(value) if isinstance(value, str) else None
-    if named is None or depth > 8:
+    if not isinstance(value, str) or depth > 8:
         return value
-    other = f"{key.rpartition('.')[0]}.{named[2]}" if named[1] else named[2]
-    return _followed(other, values, depth + 1) if other in values else value
+    for _ in range(8):
+        found = _EXPRESSION.search(value)
+        if found is None:
+            return value
+        one = _expression(found[1], key, values, given, depth)
+        if one is None:
+            return values[key]
+        if found[0] == value:
+            return one
+        value = value[: found.start()] + str(one) + value[found.end() :]
+    return values[key]
+
+
+def _expression(
+    text: str, key: str, values: dict[str, Any], given: Mapping[str, str], depth: int
+) -> Any:
+    """What an expression of a configuration is; None where that does not follow from the file."""
+    name, colon, words = text.partition(":")
+    if colon:
+        numbers = [int(w) for w in words.split(",") if re.fullmatch(r"\s*\d{1,12}\s*", w)]
+        known = name in _ARITHMETIC and len(numbers) == words.count(",") + 1 == 2 and numbers[1]
+        return _ARITHMETIC[name](*numbers) if known else None
+    dots = len(name) - len(name.lstrip("."))
+    sections = key.split(".")[:-dots] if dots else []
+    other = ".".join([*sections, name[dots:]])
+    # a part of a larger configuration is named with the place that it has there
+    root, _, rest = other.partition(".")
+    if other not in values and rest in values and not any(k.split(".")[0] == root for k in values):
+        other = rest
+    if other in values:
+        return _followed(other, values, given, depth + 1)
+    return yaml_text.typed(given[other]) if other in given else None
 
 
 def _of_first_release(dotted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

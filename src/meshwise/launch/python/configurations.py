@@ -158,14 +158,31 @@ def written_configs(tree: ast.Module, chosen: Target) -> list[WrittenConfig]:
     """The configurations that functions of a text return, by following them. Raises for a degree whose
     value is not in the text."""
     module = SourceModule(tree)
+    family = _family(tree)
     found: list[WrittenConfig] = []
     for name, made in _made(module):
         settings, model = recipe_settings(made, chosen)
+        if family and model and ":" not in model and "/" not in model:
+            model = f"{family}:{model}"
         if (LAYOUT_SETTINGS | _SIZES) & settings.keys():
             base = made.kind if made.kind[:1].islower() else ""
             left = tuple(k for k, v in settings.items() if isinstance(v, Open))
             found.append(WrittenConfig(name, base, _valued(settings, chosen), model, left))
     return found
+
+
+def _family(tree: ast.Module) -> str:
+    """The family whose registry of models a text imports (torchtitan/models/…); empty where it imports
+    none or several."""
+    of = [
+        node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and not node.level
+        and any(name.name == "model_registry" for name in node.names)
+    ]
+    return of[0].rpartition(".")[2] if len(of) == 1 else ""
 
 
 def _made(module: SourceModule) -> Iterator[tuple[str, Built]]:

@@ -26,6 +26,8 @@ def model_sizes(s: Settings) -> dict[str, int]:
     """Sizes of the model, and how its layers are split (a switch is 1)."""
     numbers = (*_SIZES, "first_layers", "last_layers")
     found = {name: s[name] for name in numbers if isinstance(s.get(name), int)}
+    if found.get("experts_total") == 1:  # as Megatron-DeepSpeed writes a dense model
+        del found["experts_total"]
     switches = {name: str(s.get(name)).lower() == "true" for name in stages.SPLITS[:2]}
     switches["stage_layout"] = str(s.get("stage_layout")).lower() not in ("none", "null")
     return found | {name: 1 for name, on in switches.items() if on}

@@ -28,7 +28,7 @@ SHAPE = (
     *("untied", "normalization", "no_bias", "qkv_bias", "positions", "position_kind", "rotary"),
     *("no_positions", "qk_norm", "hidden_dropout", "experts_per_token", "expert_ffn", "shared_ffn"),
     *("shared_gate", "moe_layers", "mla", "q_rank", "kv_rank", "qk_dim", "qk_rope_dim", "v_dim"),
-    *("layer_kinds", "script", "checkpoint_args"),
+    *("layer_kinds", "script", "checkpoint_args", "other_layers"),
 )
 # settings on which no layout rests: an unset variable is asked for where the model is built of them
 ASKED_LATER = frozenset(SHAPE) - {"layers", "hidden", "heads", "experts_total"} | {"optimizer"}
@@ -87,7 +87,7 @@ def model_of_flags(said: Iterable[tuple[str, object]], tp: int) -> Model | None:
 
 def _refused(flag: str, value: object, why: str) -> InputError:
     return InputError(
-        f"model: {flag} {shorten(str(value))}: {why}",
+        f"model: {f'{flag} {shorten(str(value))}'.strip()}: {why}",
         field="model",
         value=flag,
         legal="`model`: a preset, a config.json or its folder",
@@ -105,6 +105,9 @@ def _check_known(s: Settings) -> None:
     ]
     if unset:
         raise _refused(unset[0][0], unset[0][1], "is not set in the text")
+    if s.get("other_layers") is not None:
+        why = "no flag of Megatron-LM, and what layers it builds is not known"
+        raise _refused(str(s["other_layers"]), "", why)
     if s.get("layer_kinds") is not None:
         raise _refused("layers", s["layer_kinds"], "layers of several kinds are not built of flags")
 

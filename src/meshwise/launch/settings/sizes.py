@@ -1,17 +1,10 @@
-"""Sizes of a model that Megatron-LM's flags give, held against the model that is priced."""
+"""Sizes of a model that a target's flags give, held against the model that is priced."""
 
 from __future__ import annotations
 
 from meshwise.errors import InputError
+from meshwise.launch.table import Target
 from meshwise.models.shapes import Model
-
-_FLAGS = {
-    "layers": "--num-layers",
-    "hidden": "--hidden-size",
-    "heads": "--num-attention-heads",
-    "kv_heads": "--num-query-groups",
-    "experts_total": "--num-experts",
-}
 
 
 def sizes_of(model: Model) -> dict[str, set[int]]:
@@ -26,8 +19,8 @@ def sizes_of(model: Model) -> dict[str, set[int]]:
     }
 
 
-def check_sizes(said: dict[str, int], model: Model) -> None:
-    """Raise :class:`InputError` where a flag contradicts the model."""
+def check_sizes(said: dict[str, int], model: Model, chosen: Target) -> None:
+    """Raise :class:`InputError` where a flag of the target contradicts the model."""
     mine = sizes_of(model)
     wrong = {
         name: value
@@ -36,10 +29,10 @@ def check_sizes(said: dict[str, int], model: Model) -> None:
     }
     if not wrong:
         return
-    shown = ", ".join(f"{_FLAGS[name]} {value}" for name, value in wrong.items())
+    spelt = {name: chosen.flags[name].spellings[0] for name in wrong}
+    shown = ", ".join(f"{spelt[name]} {value}" for name, value in wrong.items())
     right = ", ".join(
-        f"{_FLAGS[name]} {' or '.join(map(str, sorted(mine[name]))) or 'left out'}"
-        for name in wrong
+        f"{spelt[name]} {' or '.join(map(str, sorted(mine[name]))) or 'left out'}" for name in wrong
     )
     raise InputError(
         f"model={model.name}: the command trains another model: {shown}",

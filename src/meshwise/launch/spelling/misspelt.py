@@ -16,12 +16,23 @@ _KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "glob
 _ABOUT = re.compile(
     r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
 )
+# of a fork's flags those that build other attention or other layers
+_LAYERS = re.compile(
+    r"(attention|attn|head|layer|block|mlp|ffn)s?[-_](type|kind|pattern|size|dim)$|multi[-_]?query|sliding|"
+    r"window[-_]size|intermediate[-_]size|(num|n)[-_]\w*[-_]?(heads|layers|blocks|groups|experts)$|"
+    r"parallel[-_](attention|attn|mlp)$|key[-_]value|embed\w*[-_](size|dim)$"
+)
 _DEGREE = re.compile(r"(size|degree|ranks|stages|num|shards|parallel|tp|pp|dp|ep|cp)$")
 
 
 def about_parallelism(name: str) -> bool:
     """Whether a flag's name says that it is about some parallelism."""
     return _ABOUT.search(name) is not None
+
+
+def builds_layers(name: str) -> bool:
+    """Whether the name of a flag of no table says that it changes attention or the layers."""
+    return _LAYERS.search(name) is not None
 
 
 def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str]) -> None:

@@ -36,6 +36,8 @@ def _settings(job: Job) -> Settings:
             "micro_batch": micro,
             "accumulation": job.global_batch // (job.dp * micro),
         }
+    if job.offload_optimizer:
+        s["offload_optimizer"] = "cpu"
     if job.dtype in ("bf16", "fp16"):
         s[job.dtype] = True
     if job.grad_dtype is not None:

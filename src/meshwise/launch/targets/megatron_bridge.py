@@ -74,6 +74,10 @@ def read(s: Settings, world: int | None) -> Read:
     for name in ("vp", "etp", *stages.SPLITS[2:]):
         if str(flags.get(name)).lower() in ("none", "null"):
             flags.pop(name, None)
+    if str(flags.get("granularity")).lower() in ("none", "null"):
+        # it is the granularity that says whether layers are recomputed, not how (transformer_config.py)
+        for name in ("granularity", "recompute_method", "recompute_layers"):
+            flags.pop(name, None)
     found, notes = megatron_lm.read(flags, world)
     notes = [*s.get("recipe_notes", ()), *said, *notes]
     if narrow is not None:
@@ -94,6 +98,11 @@ def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[
     if named and fields.get("grad_dtype") is None and fields.get("dtype") in ("bf16", "fp8"):
         return {"grad_dtype": "fp32"}, []
     return {}, []
+
+
+def shape(s: Settings) -> Settings:
+    """What a configuration that writes out its model says of it; an override alone changes a recipe's."""
+    return megatron_lm.shape(s) if s.get("writes_model") else {}
 
 
 _FULL = ("none", "null", "false", "")
@@ -133,8 +142,26 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
     name = _recipe_name(s, chosen)
     if name is None and launch.by_structure and launch.before:
         name = launch.before[-1].rpartition("/")[2]
+    if s.get("task") is None and name is not None:
+        s = s | {"task": _task_of(name)}
+    _check_adapters(s)  # before what the recipe sets: it is refused whatever that is
     left = {k: v for k, v in s.items() if k not in ("recipe", "family", "stem", "gpu", "variant")}
     return with_recipe(left, name, chosen) if name is not None else left
+
+
+_TASK_WORDS = {
+    "pretrain": ("pretrain",),
+    "sft": ("sft", "finetune"),
+    "dora": ("dora",),
+    "lora": ("peft", "lora"),
+}
+
+
+def _task_of(recipe: str) -> str | None:
+    """What a recipe's name says that it trains (scripts/training/recipe_metadata.py,
+    ``infer_recipe_mode``)."""
+    parts = recipe.lower().split("_")
+    return next((t for t, words in _TASK_WORDS.items() if any(w in parts for w in words)), None)
 
 
 def _recipe_name(s: Settings, chosen: Target) -> str | None:

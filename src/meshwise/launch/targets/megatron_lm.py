@@ -243,12 +243,27 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
     if path is not None:
         table = yaml_text.mapping(opened(path, "--yaml-cfg", script.files), "--yaml-cfg")
         s = read_words(as_words(leaves(table)), chosen).settings | s
+    s = _with_kv_heads(s)
     s = s | deepspeed_json.stage_of(launch.after, script, s) | {"script": name}
     whole = launch.by_structure and s.get("layers") and s.get("micro_batch")
     if whole and not LAYOUT_SETTINGS & s.keys() and not s.get("checkpoint_args"):
         note = "the command names no degree: Megatron-LM's defaults are TP 1 and PP 1"
         s |= {"tp": 1, "own_notes": (note,)}
     return s
+
+
+_HEAD_TYPES = {"multihead": None, "multiquery": 1}
+
+
+def _with_kv_heads(s: Settings) -> Settings:
+    """KV heads as forks say them: Megatron-DeepSpeed by their number, BigCode's by the attention's kind."""
+    number = s.get("key_value_heads")
+    if s.get("head_type") is not None:
+        kind = str(s["head_type"])
+        if kind not in _HEAD_TYPES:
+            raise contradiction("--attention-head-type", kind, "is not known", list(_HEAD_TYPES))
+        number = _HEAD_TYPES[kind]
+    return s if number is None else s | {"kv_heads": number, "grouped_queries": True}
 
 
 def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:

@@ -20,6 +20,7 @@ from meshwise.launch.settings.settings import (
 )
 from meshwise.launch.shell.commands import Script
 from meshwise.launch.table import Target
+from meshwise.models.names import named_model
 from meshwise.stacks.schedules import USUAL, from_torchtitan, torchtitan_name
 
 
@@ -226,10 +227,18 @@ def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: T
         configs = written_configs(tree, chosen) if tree is not None else []
         written = one_config(configs, name)
         if written is not None:
-            return model_named({"model": written.model} | written.settings | own)
+            model = _of_family(written.model, module)
+            return model_named({"model": model} | written.settings | own)
     if name is None:
         return model_named(own)
     return model_named(with_recipe(own, f"{module}:{name}" if module else name, chosen))
+
+
+def _of_family(model: str | None, module: str | None) -> str | None:
+    """A model by its flavour alone, as the configurations in a family's own folder name it: of the family
+    that the command's module is."""
+    whole = f"{module.rpartition('.')[2]}:{model}" if module and model else ""
+    return whole if whole in _FLAVOURS else model
 
 
 # flavours of torchtitan's models, by module and name, as presets of the same sizes
@@ -262,6 +271,13 @@ def model_named(s: Settings) -> Settings:
     return s | {"model": known} if known else s
 
 
+def _flavour(job: Job) -> str:
+    """The family and flavour of a job's model; empty where torchtitan has none that is known here."""
+    named = named_model(job.model) if job.model else None
+    preset = named.preset if named is not None else ""
+    return next((word for word, known in _FLAVOURS.items() if known == preset), "")
+
+
 def split(table: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """The model that a file names by ``model.name`` and ``model.flavor``."""
     named = {k: table.get(f"model.{key}") for k, key in (("family", "name"), ("flavour", "flavor"))}
@@ -281,7 +297,12 @@ def write(job: Job, chosen: Target) -> Written:
     sections.setdefault("training", {})["disable_cuda_graphs"] = str(not job.cuda_graphs)
     if "compile" in sections:
         sections["compile"] = {"enable": "True", **sections["compile"]}
-    body = []
+    family, _, flavour = _flavour(job).partition(":")
+    body = [f'        model_spec=model_registry("{flavour}"),'] if flavour else []
+    own = (
+        "dataloader, tokenizer and checkpoints" if flavour else "model_spec, dataloader, tokenizer"
+    )
+    body.append(f"        # yours to add: {own}")
     for section, values in sections.items():
         body.append(f"        {section}={_CLASSES[section]}(")
         for key, value in values.items():
@@ -296,6 +317,7 @@ def write(job: Job, chosen: Target) -> Written:
         "from torchtitan.components.loss import ChunkedLossWrapper\n" * ("loss" in sections)
         + f"from torchtitan.config import (\n{imports})\n"
         + f"from torchtitan.distributed.activation_checkpoint import {kept}\n" * bool(kept)
+        + f"from torchtitan.models.{family} import model_registry\n" * bool(flavour)
         + "from torchtitan.trainer import Trainer\n\n\n"
         "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
         + "\n".join(body)
