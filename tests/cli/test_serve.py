@@ -103,6 +103,13 @@ def test_arrivals_that_fill_the_cache_are_told_by_what_runs_and_waits():
     assert "requests/s arrive of at most" in text
 
 
+def test_a_run_without_a_steady_state_says_what_ended_while_it_ran():
+    """One request: its tokens in its own time, not the rate at which others would come."""
+    d = answer(*BASE, "--isl", "1024", "--osl", "128", "--request-rate", "40", "--requests", "1")
+    assert d["requests_per_s"] == pytest.approx(1.0 / d["request_s"], rel=0.05)
+    assert d["tokens_per_s"] < 128 / d["request_s"] * 1.3
+
+
 def test_what_does_not_fit_is_refused():
     big = run("serve", "llama-3.1-405b", "--on", "hgx-h100", *LOAD)
     assert (big.code, big.out) == (3, "")

@@ -130,7 +130,8 @@ class SimulatedServer:
         if may_be_overloaded(found) and not self.serves(arrivals.rate, found, seed=seed):
             cap = self.cap if self._held() > self.rules.most_sequences else None
             raise overload(arrivals.rate, self.most_per_s(seed=seed), cap)
-        return found._replace(most_per_s=self._most.get(seed)).served
+        found = found._replace(most_per_s=self._most.get(seed))
+        return found.served if found.settled else found  # else of what ended while it ran
 
     def arriving(
         self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
