@@ -49,7 +49,7 @@ def about(value: int, parts: int, least: int) -> tuple[int, ...]:
     return (low,) if low == value else (low, low + step)
 
 
-def place(xs: Sequence[int], x: float) -> tuple[int, float]:
+def place_between(xs: Sequence[int], x: float) -> tuple[int, float]:
     """The knot below, of two or more, and the share of the way to the next; beyond the ends along the last
     piece."""
     i = bisect_right(xs, x, 1, len(xs) - 1) - 1

@@ -23,7 +23,7 @@ from meshwise.simulate.iteration import (
     graph_sequences,
     knots,
     pads_graphs,
-    place,
+    place_between,
     sequence_kinds_s,
     token_kinds_s,
     unrouted_s,
@@ -160,7 +160,7 @@ class PriceTable:
     ) -> list[float]:
         """Of each part a group of so many ``tokens``, with its share of the chunks' attention: layers'
         products, passes and collectives go by tokens, the head by rows, attention by chunks and decodes."""
-        i, f = place(self._tokens, tokens)
+        i, f = place_between(self._tokens, tokens)
         one, two = self._layers[i], self._layers[i + 1]
         times = []
         for k, heads in self._ends:
@@ -173,7 +173,7 @@ class PriceTable:
             products = a + f * (two[k] - a) + heads * head
             times.append(products + (once + each) / groups + decodes[k])
         if shared is not None:
-            g, h = place(self._tokens, shared)
+            g, h = place_between(self._tokens, shared)
             every = zip(*self._experts[g : g + 2], *self._experts[i : i + 2], strict=True)
             for k, (a, b, c, d) in enumerate(every):
                 times[k] = times[k] + (a + h * (b - a)) - (c + f * (d - c))
@@ -184,7 +184,7 @@ class PriceTable:
     def _line(self, sequences: int, made: int, j: int) -> _Line:
         """Decodes of so many sequences, in a graph ``made`` for as many or more, between two knots of the
         context."""
-        i, f = place(self._sequences, made)
+        i, f = place_between(self._sequences, made)
         left, right = self._contexts[j : j + 2]
         low, high = self._decode_at(left), self._decode_at(right)
         at = low[i] + f * (low[i + 1] - low[i])
@@ -274,7 +274,7 @@ class PriceTable:
         return float(np.max(total_times(self._together.transfer_costs).busy))
 
     def _by_sequences(self, values: Sequence[float], sequences: float) -> float:
-        i, f = place(self._sequences, sequences)
+        i, f = place_between(self._sequences, sequences)
         return values[i] + f * (values[i + 1] - values[i])
 
     @cached_property
@@ -326,10 +326,10 @@ class PriceTable:
         return found
 
     def _attention_s(self, sequences: int, context: float) -> list[float]:
-        j, g = place(self._contexts, context)
+        j, g = place_between(self._contexts, context)
         ends = self._ends_of.get((sequences, j))
         if ends is None:
-            i, f = place(self._sequences, sequences)
+            i, f = place_between(self._sequences, sequences)
             left, right = (self._attention_at(c) for c in self._contexts[j : j + 2])
             pairs = ((zip(at[i], at[i + 1], strict=True)) for at in (left, right))
             low, high = ([a + f * (b - a) for a, b in pair] for pair in pairs)
