@@ -78,7 +78,7 @@ class PriceTable:
         self.engine, self.w, self.queries = engine, w, w.queries
         self._chunks = engine.chunks if chunks is None else chunks
         self.pp = int(engine.layouts.pp)
-        self._made: dict[int, int] = {}
+        self._made: dict[int, tuple[int, float]] = {}
         self._sequences = knots(1, max(self._made_for(most), 2))
         self._tokens, self._most_tokens = knots(1, max(tokens // self.pp, 2), 8), max(tokens, 2)
         self._batches = -(-np.array(self._sequences) // self.pp)  # of a group
@@ -97,12 +97,11 @@ class PriceTable:
     def decode_s(self, sequences: int, context: float) -> float:
         """An iteration of decodes alone: of ``sequences`` that hold ``context`` tokens in the mean. Where a
         CUDA graph replays it, of as many sequences as the graph was made for."""
-        made = self._made.get(sequences) or self._made_for(sequences)
+        made, less = self._made.get(sequences) or self._padded(sequences)
         contexts, held = self._contexts, context * sequences / made
         j = bisect_right(contexts, held, 1, len(contexts) - 1) - 1
-        line = self._lines.get((sequences, j)) or self._line(sequences, made, j)
-        low, width, at, more = line
-        return at + (held - low) / width * more
+        low, width, at, more = self._lines.get((made, j)) or self._line(made, j)
+        return at + (held - low) / width * more - less
 
     def prompts_s(
         self,
@@ -181,27 +180,30 @@ class PriceTable:
 
     # -- what is priced ----------------------------------------------------------------------------
 
-    def _line(self, sequences: int, made: int, j: int) -> _Line:
-        """Decodes of so many sequences, in a graph ``made`` for as many or more, between two knots of the
-        context."""
+    def _line(self, made: int, j: int) -> _Line:
+        """Decodes of so many sequences between two knots of their context."""
         i, f = place_between(self._sequences, made)
         left, right = self._contexts[j : j + 2]
         low, high = self._decode_at(left), self._decode_at(right)
         at = low[i] + f * (low[i + 1] - low[i])
         more = high[i] + f * (high[i + 1] - high[i]) - at
-        if made != sequences:
-            values = self._unrouted
-            at -= self._by_sequences(values, made) - self._by_sequences(values, sequences)
-        self._lines[sequences, j] = line = left, right - left, at, more
-        return line
+        return self._lines.setdefault((made, j), (left, right - left, at, more))
 
     def _made_for(self, sequences: int) -> int:
         """Each of a pipeline's groups is padded by itself."""
         made, stack = sequences, self.engine.stack
         if pads_graphs(stack) and sequences > self.pp:
             made = int(graph_sequences(stack, -(-sequences // self.pp))) * self.pp
-        self._made[sequences] = made
         return made
+
+    def _padded(self, sequences: int) -> tuple[int, float]:
+        """Sequences of the graph, and seconds of routed experts that its padding has no part in."""
+        made, less = self._made_for(sequences), 0.0
+        if made != sequences:
+            values = self._unrouted
+            less = self._by_sequences(values, made) - self._by_sequences(values, sequences)
+        self._made[sequences] = found = made, less
+        return found
 
     def _context_knots(self, low: int, high: int) -> list[int]:
         bent = any(
