@@ -264,7 +264,7 @@ def test_a_stack_on_devices_that_it_does_not_run_on_is_remarked(
     [
         # experts whose width is cut are padded: the same GPUs hold them whole
         ("deepseek-v4-pro", 8, 1, "TP 8 EP 8 on the same 8 GPUs holds it"),
-        ("mimo-v2-flash", 1, 1, "PP 4 on 4 GPUs holds it"),
+        ("mimo-v2-flash", 1, 1, "TP 4 holds it"),
         ("kimi-k3", 8, 2, "TP 8 PP 2 EP 8 on 16 GPUs holds it"),
         ("llama-3.1-70b", 1, 1, "TP 2 holds it"),
     ],
