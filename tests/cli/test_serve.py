@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 
 import pytest
@@ -85,6 +86,28 @@ def test_a_cache_that_is_too_small_is_said():
     assert ran.code == 0
     text = " ".join(ran.out.split())
     assert f"does not hold 256 requests: {d['max_concurrency']} fit" in text
+
+
+def test_arrivals_that_fill_the_cache_are_told_by_what_runs_and_waits():
+    """Nobody asked for a number in flight: the words are of what arrives, and how near the most it is."""
+    base = ("serve", "llama-3.1-70b", "--on", "hgx-h100", "--tp", "2", "--pp", "2")
+    argv = (*base, "--isl", "2048", "--osl", "512", "--requests", "1000", "--request-rate", "4")
+    d, ran = answer(*argv), run(*argv)
+    text = " ".join(ran.out.split())
+    assert "4,096" not in text
+    assert "4096 requests" not in text
+    assert d["fits"] is False
+    running = math.ceil(d["in_flight"]["running"]["mean"])
+    assert f"KV cache full: {running} requests run" in text
+    assert f"holds {d['max_concurrency']} of the longest" in text
+    assert "requests/s arrive of at most" in text
+
+
+def test_a_run_without_a_steady_state_says_what_ended_while_it_ran():
+    """One request: its tokens in its own time, not the rate at which others would come."""
+    d = answer(*BASE, "--isl", "1024", "--osl", "128", "--request-rate", "40", "--requests", "1")
+    assert d["requests_per_s"] == pytest.approx(1.0 / d["request_s"], rel=0.05)
+    assert d["tokens_per_s"] < 128 / d["request_s"] * 1.3
 
 
 def test_what_does_not_fit_is_refused():

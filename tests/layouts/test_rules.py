@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,6 +153,34 @@ def test_blocks_of_experts_are_cut_by_their_own_degree(ep: int, legal: bool) -> 
     found = planned()
     assert {r["etp"] for r in found} <= {1, 2, 4}
     assert not legal or (8, ep) in {(r["tp"], r["ep"]) for r in found}
+
+
+def test_a_head_wider_than_a_block_may_end_inside_one() -> None:
+    """MiMo-V2-Flash is served at TP 4: keys of 192 features a head, in blocks of 128 rounded up."""
+    model, stack = mw.model("mimo-v2-flash"), mw.stack("vllm")
+    assert legality.legal_tp(model, stack) == [1, 2, 4, 8, 16]
+    said = [f for f in legality.findings(model, 4, stack) if f.code == "quantization_padding"]
+    assert [f.text.split("; ")[-1] for f in said] == ["engines round its blocks up"]
+    assert "key 768 / 4 = 192" in said[0].text
+    load = mw.Serving(isl=1024, osl=256, concurrency=16)
+    found = mw.serve(model, mw.cluster("hgx-h200"), load, tp=4).to_dict()
+    assert found["fits"]
+
+
+def test_a_block_of_several_heads_is_not_cut(tmp_path: Path) -> None:
+    """Heads of 64 features, two to a block: a rank that has one of them cannot keep the block's scale."""
+    for head_dim, refused in ((64, True), (192, False), (256, False)):
+        config = {
+            "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 2, "vocab_size": 32000,
+            "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": head_dim,
+            "intermediate_size": 14336, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        }  # fmt: skip
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config))
+        model = mw.model(path)
+        cut = [f for f in legality.refusals(model, 4, mw.stack("vllm")) if "key" in f.text]
+        assert bool(cut) is refused, head_dim
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.formats import model_as_run
 from meshwise.search.serving.runs.room import (
     PlacedServer,
+    nearest_layout,
     require_room,
     room_for,
     server_room,
@@ -256,3 +257,37 @@ def test_a_stack_on_devices_that_it_does_not_run_on_is_remarked(
     load = mw.Serving(isl=512, osl=64, concurrency=2)
     found = mw.serve("llama-3.1-8b", where, load, stack=stack).remarks
     assert any("which runs on CUDA devices" in r for r in found) == said
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "nodes", "words"),
+    [
+        # experts whose width is cut are padded: the same GPUs hold them whole
+        ("deepseek-v4-pro", 8, 1, "TP 8 EP 8 on the same 8 GPUs holds it"),
+        ("mimo-v2-flash", 1, 1, "TP 4 holds it"),
+        ("kimi-k3", 8, 2, "TP 8 PP 2 EP 8 on 16 GPUs holds it"),
+        ("llama-3.1-70b", 1, 1, "TP 2 holds it"),
+    ],
+)
+def test_a_layout_that_holds_the_model_goes_before_narrower_weights(
+    model: str, tp: int, nodes: int, words: str
+) -> None:
+    where = mw.cluster("hgx-h200", nodes=nodes)
+    if model == "llama-3.1-70b":
+        where = NODE
+    load = mw.Serving(isl=1024, osl=256, concurrency=16)
+    asked = PlacedServer(mw.model(model), where, load_stack("vllm"), Layout(tp=tp), load)
+    with pytest.raises(DoesNotFit) as caught:
+        require_room(asked)
+    assert str(caught.value.legal).split("; ")[0] == words
+    other = nearest_layout(asked, 1280)
+    assert other is not None
+    require_room(asked._replace(layout=other))
+
+
+def test_what_no_layout_of_the_cluster_holds_is_said_so() -> None:
+    load = mw.Serving(isl=1024, osl=256, concurrency=16)
+    asked = PlacedServer(mw.model("kimi-k3"), NODE, load_stack("vllm"), Layout(tp=8), load)
+    assert nearest_layout(asked, 1280) is None
+    with pytest.raises(DoesNotFit, match="more than 8 GPUs"):
+        require_room(asked)

@@ -46,6 +46,11 @@ def test_arrivals_are_named():
     assert Arrivals(3.0, 0.5).words == "gamma:0.5"
     assert is_trace("requests.csv")
     assert not is_trace("gamma:0.5")
+    with pytest.raises(
+        InputError, match=r"gamma:0: the burstiness '0' is not from 0.01 to 100"
+    ) as caught:
+        arrivals_of("gamma:0", 3.0)
+    assert (caught.value.value, caught.value.nearest) == ("gamma:0", "gamma:0.01")
     for bad in ("gamma", "gamma:", "gamma:0", "gamma:-1", "gamma:x", "gamma:nan", "poisson:2"):
         with pytest.raises(InputError) as error:
             arrivals_of(bad, 3.0)

@@ -11,7 +11,15 @@ import meshwise as mw
 from meshwise import catalog
 from meshwise.errors import MeshwiseError
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.simulate.iteration import Engine, decode_s, knots, mixed, prefill
+from meshwise.simulate.iteration import (
+    Engine,
+    decode_s,
+    graph_sequences,
+    knots,
+    mixed,
+    prefill,
+    replayed_s,
+)
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack
@@ -84,6 +92,60 @@ def test_a_graph_of_more_sequences_is_replayed():
     assert padded.decode_s(9, 1000) == pytest.approx(plain.decode_s(16, 1000 * 9 / 16))
     assert padded.decode_s(3, 1000) == pytest.approx(plain.decode_s(4, 750))
     assert padded.decode_s(16, 1000) == plain.decode_s(16, 1000)
+
+
+def test_sizes_of_graphs_are_powers_of_two_and_then_multiples():
+    made = graph_sequences(load_stack("vllm"), np.array([1, 2, 3, 4, 5, 8, 9, 16, 17, 250]))
+    assert made.tolist() == [1, 2, 4, 4, 8, 8, 16, 16, 24, 256]
+    eager = replaced(load_stack("vllm"), {"eager": True})
+    assert graph_sequences(eager, np.array([3, 9])).tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("padding", ["routed", "skipped"])
+@pytest.mark.parametrize("most", [5, 9])
+def test_the_table_of_a_few_holds_the_graph_of_more(most, padding):
+    """A graph of more sequences than ever run is priced as it is, not drawn on from smaller ones; averages and
+    the table agree."""
+    e = engine("mixtral-8x7b", graph_multiple=8, padding_experts=padding)
+    few, many = (PriceTable(e, LOAD, n, 8192) for n in (most, 64))
+    assert few.decode_s(most, 1000) == pytest.approx(many.decode_s(most, 1000))
+    made = 8 if most == 5 else 16
+    assert few.decode_s(most, 1000) < few.decode_s(made, 1000)
+    direct = float(replayed_s(e, np.int64(most), 1000))
+    assert few.decode_s(most, 1000) == pytest.approx(direct, rel=0.005)
+
+
+def test_padding_that_is_left_out_of_experts_costs_none_of_them():
+    """Of 8 experts, 5 tokens choose fewer than 8 tokens do; a dense model's padding costs the same either way."""
+    times = {}
+    for model in ("mixtral-8x7b", "llama-3.1-8b"):
+        for padding in ("routed", "skipped", "routed_without_ep"):
+            e = engine(model, graph_multiple=8, padding_experts=padding)
+            times[model, padding] = float(replayed_s(e, np.int64(5), 1000))
+    assert times["mixtral-8x7b", "skipped"] < 0.95 * times["mixtral-8x7b", "routed"]
+    assert times["mixtral-8x7b", "routed_without_ep"] == times["mixtral-8x7b", "routed"]
+    assert len({times["llama-3.1-8b", p] for p in ("routed", "skipped")}) == 1
+    plain = float(decode_s(engine("mixtral-8x7b"), np.int64(5), 1000))
+    assert times["mixtral-8x7b", "skipped"] == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize(("model", "cluster"), [("mixtral-8x7b", "dgx-a100")])
+def test_more_in_flight_never_makes_a_token_faster_and_all_figures_are_of_one_graph(model, cluster):
+    spec, where = mw.model(model), mw.cluster(cluster)
+    paces = []
+    for n in (5, 6, 7, 8):
+        load = mw.Serving(isl=1024, osl=256, concurrency=n)
+        answer = mw.serve(spec, where, load, tp=4, requests=100)
+        paces.append(answer.simulated.steady.itl_s.p50)
+        assert answer.decode_s == pytest.approx(paces[-1], rel=0.01)
+    assert paces == pytest.approx(sorted(paces), rel=1e-3)
+
+
+def test_a_pipeline_s_groups_are_padded_each_by_itself():
+    """18 sequences of two stages: two groups of 9, each in a graph of 16."""
+    e = engine("llama-3.1-8b", tp=1, pp=2, graph_multiple=8)
+    table = PriceTable(e, LOAD, 64, 8192)
+    assert table.decode_s(18, 1000) == pytest.approx(table.decode_s(32, 1000 * 18 / 32))
 
 
 def test_a_pipeline_s_groups_share_a_round():

@@ -12,12 +12,13 @@ from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
-from meshwise.answers.serving.memory import RoomFigures, memory_tables
+from meshwise.answers.serving.memory import RoomFigures, memory_tables, room_words
 from meshwise.answers.serving.remarks import load_remarks
 from meshwise.answers.serving.sentences import kept_rows, length_words
 from meshwise.answers.simulated import (
     SimulatedAnswer,
     figures_title,
+    flight_words,
     in_flight_keys,
     latency_keys,
     load_words,
@@ -306,13 +307,15 @@ def _figures(a: ServedLayout) -> ServeFigures:
     return {**figures, **more}  # type: ignore[typeddict-item]
 
 
-def serve_line(d: ServeRecord, asked: int, most: int, settled: bool) -> str:
+def serve_line(d: ServeRecord, asked: int, most: int, run: Simulated) -> str:
     """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight; ``most``: that
     the engine runs at once."""
     room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"], d["tight"])
     if d["fits"]:
         n = min(d["max_concurrency"], most)
         room = f"fits{', tight' * d['tight']}, up to {n:,} request{'s' * (n != 1)}"
+    elif run.arrivals is not None:
+        room = f"KV cache full: {flight_words(run)}"
     elif d["max_concurrency"]:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
     return words.first_line(
@@ -323,7 +326,7 @@ def serve_line(d: ServeRecord, asked: int, most: int, settled: bool) -> str:
             *(f"goodput {words.percent(d[k])} of the requests" for k in ("good_share",) if k in d),
             *(f"${d[k]:,.2f} per 1M tokens" for k in ("dollars_per_million_tokens",) if k in d),
             room,
-            "no steady state" * (not settled),
+            "no steady state" * (not run.settled),
         ]
     )
 
@@ -367,12 +370,12 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     servers = lay.dp * max(d["max_concurrency"] // max(int(a.steady.max_concurrency), 1), 1)
     most = servers * most_sequences(a.stack, a.cluster.device)
     # what is to be said
-    said = _room(d, w.concurrency) + [begun(r) for r in d["remarks"]]
+    said = room_words(d, w.concurrency, a.run) + [begun(r) for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     run = run_table(a.run)
     latencies = percentiles_table(a.run)
     detail = (latencies, *memory_tables(d))
-    line = serve_line(d, w.concurrency, most, a.run.settled)
+    line = serve_line(d, w.concurrency, most, a.run)
     return Page(heading, (steady, run, *told), line, detail)
 
 
@@ -387,14 +390,3 @@ def _options(w: Serving) -> str:
     if (w.expert_imbalance or 1.0) > 1:
         said.append(f"fullest expert rank {w.expert_imbalance:g} × the mean")
     return "".join(f", {part}" for part in said)
-
-
-def _room(d: ServeRecord, asked: int) -> list[str]:
-    """What the KV cache holds, where that is less than what is asked for."""
-    if d["fits"]:
-        return []
-    most = d["max_concurrency"]
-    return [
-        f"The KV cache does not hold {asked} requests: {most} fit, the others queue. The figures are "
-        f"those of {d['running']} in flight."
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,14 @@ def load_words(s: Simulated, concurrency: int) -> str:
     if s.arrivals.trace is not None:
         return f"the {s.requests * s.replicas:,} requests of {s.arrivals.trace.name}{held}"
     return f"{s.arrivals.rate:g} requests/s ({s.arrivals.words}){held}"
+
+
+def flight_words(s: Simulated) -> str:
+    """Of arrivals: ``836 requests run, 299 wait``, of all replicas in the mean of the steady state."""
+    running, waiting = (
+        math.ceil(spread.mean * s.replicas) for spread in (s.steady.running, s.steady.waiting)
+    )
+    return f"{running:,} request{'s run' if running != 1 else ' runs'}, {waiting:,} wait{'s' * (waiting == 1)}"
 
 
 def cap_words(cap: int | None) -> str:

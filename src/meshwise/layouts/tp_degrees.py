@@ -141,7 +141,12 @@ def recurrent_norms(model: Model, tp: int, stack: Software, etp: int) -> Iterato
 
 
 def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
-    """Shards must hold whole quantisation groups and FP8 blocks."""
+    """Shards must hold whole quantisation groups and FP8 blocks.
+
+    Queries, keys and values that are stored apart and computed as one product may end inside a block where it
+    is a head that does: engines round a rank's blocks up (vLLM's ColumnParallelLinear allows it of products that
+    are merged; SGLang's mimo_v2_flash.py skips the check).
+    """
     q = model.quantization
     if q is None:
         return
@@ -160,11 +165,14 @@ def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[F
         shard = -(-width // n)  # padded where it does not divide
         if shard % size:
             unit = "block" if stored.block else "group"
+            done = "; engines pad it" * padded or "; engines round its blocks up" * (
+                side == "heads"
+            )
             yield Finding(
-                "quantization_padding" if padded else "quantization",
-                not padded,
+                "quantization_padding" if done else "quantization",
+                not done,
                 f"{q.method} {unit} {size}: {where} {width:,} / {n} = {shard:,} is no multiple of {size}"
-                f" ({shard / size:g} {unit}s)" + ("; engines pad it" if padded else ""),
+                f" ({shard / size:g} {unit}s){done}",
             )
 
 
@@ -183,7 +191,8 @@ def _whole(method: str, side: str, stored: Stored) -> int:
 
 
 def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored]]:
-    """(matrix, which side is split, width, format) of every quantised matrix that TP splits, once."""
+    """(matrix, which side is split, width, format) of every quantised matrix that TP splits, once; ``heads``:
+    the outputs, of heads each wider than a block."""
     seen: set[tuple[str, str, int, Stored]] = set()
     for block in model.blocks:
         s = block.stored
@@ -221,6 +230,9 @@ def _sides(
         return [(name, "in", m.inputs * copies, last if m.role == "output" else first)]
     if m.outputs == m.heads:  # a value per head: engines keep these in 16 bit
         return []
+    block = first.block[0] if first is not None and first.block else 0
+    if m.role in ("query", "key", "value") and m.outputs // m.heads > block > 0:
+        return [(name, "heads", m.outputs * copies, first)]
     return [(name, "out", m.outputs * copies, last if m.role == "output_down" else first)]
 
 

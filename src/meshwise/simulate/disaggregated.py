@@ -151,7 +151,7 @@ class DisaggregatedServer:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        return found.served, transfers
+        return found.served if found.settled else found, transfers
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that are served where there is always one waiting."""

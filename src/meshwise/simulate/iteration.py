@@ -39,6 +39,24 @@ def knots(low: int, high: int, parts: int = 4) -> list[int]:
     return found[below : bisect_left(found, high) + 1]
 
 
+def about(value: int, parts: int, least: int) -> tuple[int, ...]:
+    """The knots about a number of tokens, which cut each doubling from ``least`` on into ``parts``; itself
+    where it is one."""
+    if value < least:
+        return (0, least) if value else (0,)
+    step = max((1 << (value.bit_length() - 1)) // parts, 1)
+    low = value // step * step
+    return (low,) if low == value else (low, low + step)
+
+
+def place_between(xs: Sequence[int], x: float) -> tuple[int, float]:
+    """The knot below, of two or more, and the share of the way to the next; beyond the ends along the last
+    piece."""
+    i = bisect_right(xs, x, 1, len(xs) - 1) - 1
+    low = xs[i]
+    return i, (x - low) / (xs[i + 1] - low)
+
+
 class IterationPrice(Protocol):
     """Seconds of an iteration."""
 
@@ -226,6 +244,51 @@ def decode_s(
     e = engine.decode(batch, context, queries)
     waits = np.maximum(groups * e.microbatch.busy - (e.step_s - e.host_s), 0.0)
     return e.step_s + np.where(np.asarray(groups) > 1, waits, 0.0)
+
+
+def pads_graphs(stack: Stack) -> bool:
+    """Whether decodes are replayed from CUDA graphs of some numbers of sequences only."""
+    return stack.scheduler.graph_multiple > 1 and not stack.scheduler.eager
+
+
+def graph_sequences(stack: Stack, sequences: Array) -> Array:
+    """Of how many sequences the CUDA graph is that replays decodes of ``sequences``: its stack's multiples, and
+    the powers of two below; themselves where no graph is padded."""
+    many, held = stack.scheduler.graph_multiple, np.asarray(sequences)
+    if not pads_graphs(stack):
+        return held
+    small = 1 << np.ceil(np.log2(np.maximum(held, 1))).astype(np.int64)
+    return np.where(held >= many, -(-held // many) * many, np.minimum(small, many))
+
+
+def unrouted_s(engine: Engine, e: Estimate) -> Array:
+    """Seconds of the routed experts' products in decodes, where rows that pad a graph are left out of them; 0
+    where they are routed as any token."""
+    words, lay = engine.stack.scheduler.padding_experts, engine.layouts
+    total: Array = 0.0
+    for ops, n in zip(e.program.layers, engine.model.kind_counts(), strict=True):
+        for op in ops:
+            if op.kernel is Kernel.EXPERTS and np.max(op.count) > 0:
+                total = total + n * op.count * e.pricer.one(op)[0]
+    left_out = words == "skipped" or (words == "routed_without_ep") & (np.asarray(lay.ep) > 1)
+    return np.where(left_out, total, 0.0)
+
+
+def replayed_s(
+    engine: Engine, batch: Array, context: int, queries: int = 1, groups: Array = 1
+) -> Array:
+    """:func:`decode_s`, padded to the sequences that a CUDA graph was made for: keys and values are those of
+    ``batch``, and so are the routed experts' tokens where the engine leaves padding out."""
+    made = graph_sequences(engine.stack, batch)
+    seconds = decode_s(engine, made, context, queries, groups)
+    if np.array_equal(made, batch):
+        return seconds
+    padded, own = (engine.decode(n, context, queries) for n in (made, batch))
+    seconds = seconds - (unrouted_s(engine, padded) - unrouted_s(engine, own))
+    both = sequence_kinds_s(padded), sequence_kinds_s(own)
+    for n, a, b in zip(engine.model.kind_counts(), *both, strict=True):
+        seconds = seconds - n * (a - b)
+    return seconds
 
 
 def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups: Array = 1) -> Pace:

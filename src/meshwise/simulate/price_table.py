@@ -16,12 +16,17 @@ from meshwise.cost.pricing import total_times
 from meshwise.simulate.iteration import (
     Chunks,
     Engine,
+    about,
     decode_s,
     draft_s,
+    graph_sequences,
     knots,
+    pads_graphs,
+    place_between,
     sequence_kinds_s,
     shared_kinds_s,
     token_kinds_s,
+    unrouted_s,
 )
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_SEQ
@@ -31,14 +36,6 @@ _Line = tuple[float, float, float, float]
 Chunk = tuple[int, int]  # tokens of a prompt that are computed, and tokens before them
 _SEVERAL = 8  # prompts, by which what an iteration has once is told from what each has
 _KEPT = 1 << 16  # chunks whose attention is remembered
-
-
-def _place(xs: Sequence[int], x: float) -> tuple[int, float]:
-    """The knot below, of two or more, and the share of the way to the next; beyond the ends along the last
-    piece."""
-    i = bisect_right(xs, x, 1, len(xs) - 1) - 1
-    low = xs[i]
-    return i, (x - low) / (xs[i + 1] - low)
 
 
 class _Part(NamedTuple):
@@ -81,9 +78,8 @@ class PriceTable:
         self.engine, self.w, self.queries = engine, w, w.queries
         self._chunks = engine.chunks if chunks is None else chunks
         self.pp = int(engine.layouts.pp)
-        scheduler = engine.stack.scheduler
-        self._graphs = 1 if scheduler.eager else scheduler.graph_multiple
-        self._sequences = knots(1, max(most, 2))
+        self._made: dict[int, tuple[int, float]] = {}
+        self._sequences = knots(1, max(self._made_for(most), 2))
         self._tokens, self._most_tokens = knots(1, max(tokens // self.pp, 2), 8), max(tokens, 2)
         self._batches = -(-np.array(self._sequences) // self.pp)  # of a group
         high = max(min(w.isl + w.osl, MAX_SEQ), w.queries + 1)
@@ -101,12 +97,11 @@ class PriceTable:
     def decode_s(self, sequences: int, context: float) -> float:
         """An iteration of decodes alone: of ``sequences`` that hold ``context`` tokens in the mean. Where a
         CUDA graph replays it, of as many sequences as the graph was made for."""
-        made = sequences if self._graphs == 1 else self._made_for(sequences)
+        made, less = self._made.get(sequences) or self._padded(sequences)
         contexts, held = self._contexts, context * sequences / made
         j = bisect_right(contexts, held, 1, len(contexts) - 1) - 1
-        line = self._lines.get((made, j)) or self._line(made, j)
-        low, width, at, more = line
-        return at + (held - low) / width * more
+        low, width, at, more = self._lines.get((made, j)) or self._line(made, j)
+        return at + (held - low) / width * more - less
 
     def prompts_s(
         self,
@@ -164,7 +159,7 @@ class PriceTable:
     ) -> list[float]:
         """Of each part a group of so many ``tokens``, with its share of the chunks' attention: layers'
         products, passes and collectives go by tokens, the head by rows, attention by chunks and decodes."""
-        i, f = _place(self._tokens, tokens)
+        i, f = place_between(self._tokens, tokens)
         one, two = self._layers[i], self._layers[i + 1]
         times = []
         for k, heads in self._ends:
@@ -177,7 +172,7 @@ class PriceTable:
             products = a + f * (two[k] - a) + heads * head
             times.append(products + (once + each) / groups + decodes[k])
         if shared is not None:
-            g, h = _place(self._tokens, shared)
+            g, h = place_between(self._tokens, shared)
             every = zip(*self._experts[g : g + 2], *self._experts[i : i + 2], strict=True)
             for k, (a, b, c, d) in enumerate(every):
                 times[k] = times[k] + (a + h * (b - a)) - (c + f * (d - c))
@@ -187,19 +182,28 @@ class PriceTable:
 
     def _line(self, made: int, j: int) -> _Line:
         """Decodes of so many sequences between two knots of their context."""
-        i, f = _place(self._sequences, made)
+        i, f = place_between(self._sequences, made)
         left, right = self._contexts[j : j + 2]
         low, high = self._decode_at(left), self._decode_at(right)
         at = low[i] + f * (low[i + 1] - low[i])
         more = high[i] + f * (high[i + 1] - high[i]) - at
-        self._lines[made, j] = line = left, right - left, at, more
-        return line
+        return self._lines.setdefault((made, j), (left, right - left, at, more))
 
     def _made_for(self, sequences: int) -> int:
-        many = self._graphs
-        if sequences >= many:
-            return -(-sequences // many) * many
-        return min(1 << (sequences - 1).bit_length(), many)
+        """Each of a pipeline's groups is padded by itself."""
+        made, stack = sequences, self.engine.stack
+        if pads_graphs(stack) and sequences > self.pp:
+            made = int(graph_sequences(stack, -(-sequences // self.pp))) * self.pp
+        return made
+
+    def _padded(self, sequences: int) -> tuple[int, float]:
+        """Sequences of the graph, and seconds of routed experts that its padding has no part in."""
+        made, less = self._made_for(sequences), 0.0
+        if made != sequences:
+            values = self._unrouted
+            less = self._by_sequences(values, made) - self._by_sequences(values, sequences)
+        self._made[sequences] = found = made, less
+        return found
 
     def _context_knots(self, low: int, high: int) -> list[int]:
         bent = any(
@@ -272,7 +276,7 @@ class PriceTable:
         return float(np.max(total_times(self._together.transfer_costs).busy))
 
     def _by_sequences(self, values: Sequence[float], sequences: float) -> float:
-        i, f = _place(self._sequences, sequences)
+        i, f = place_between(self._sequences, sequences)
         return values[i] + f * (values[i + 1] - values[i])
 
     @cached_property
@@ -324,15 +328,21 @@ class PriceTable:
         return found
 
     def _attention_s(self, sequences: int, context: float) -> list[float]:
-        j, g = _place(self._contexts, context)
+        j, g = place_between(self._contexts, context)
         ends = self._ends_of.get((sequences, j))
         if ends is None:
-            i, f = _place(self._sequences, sequences)
+            i, f = place_between(self._sequences, sequences)
             left, right = (self._attention_at(c) for c in self._contexts[j : j + 2])
             pairs = ((zip(at[i], at[i + 1], strict=True)) for at in (left, right))
             low, high = ([a + f * (b - a) for a, b in pair] for pair in pairs)
             ends = self._ends_of[sequences, j] = [*zip(low, high, strict=True)]
         return [(1.0 - g) * a + g * c for a, c in ends]
+
+    @cached_property
+    def _unrouted(self) -> list[float]:
+        """By sequences: products of routed experts that rows which pad a graph have no part in."""
+        seconds = unrouted_s(self.engine, self._some)
+        return [float(v) for v in np.broadcast_to(seconds, self._batches.shape)]
 
     def _of_parts(self, by_kind: list[Array], size: int) -> list[list[float]]:
         """Of each part the seconds of all its layers, from those of a layer of each kind."""
@@ -350,11 +360,11 @@ class PriceTable:
             if parts > 1:
                 one = self._prompt((tokens // parts, cached + (parts - 1) * tokens // (2 * parts)))
                 return _Prompt(*(tuple(v * parts for v in values) for values in one))
-            before = _about(cached, 1, 512)
+            before = about(cached, 1, 512)
             found = _between(
                 [
                     (n, _between([(c, self._prompt_at((n, c))) for c in before], cached))
-                    for n in _about(tokens, 2, 1)
+                    for n in about(tokens, 2, 1)
                 ],
                 tokens,
             )
@@ -377,16 +387,6 @@ class PriceTable:
                 once.append(one - slope)
             found = self._knots[chunk] = _Prompt(tuple(once), tuple(each))
         return found
-
-
-def _about(value: int, parts: int, least: int) -> tuple[int, ...]:
-    """The knots about a number of tokens, which cut each doubling from ``least`` on into ``parts``; itself
-    where it is one."""
-    if value < least:
-        return (0, least) if value else (0,)
-    step = max((1 << (value.bit_length() - 1)) // parts, 1)
-    low = value // step * step
-    return (low,) if low == value else (low, low + step)
 
 
 def _between(ends: Sequence[tuple[int, _Prompt]], value: int) -> _Prompt:

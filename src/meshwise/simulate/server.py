@@ -41,6 +41,7 @@ class Simulated(NamedTuple):
     ranks: int = 1  # replicas of attention that share their experts, and were simulated together
     answer: float = 0.0  # tokens of an answer, in the mean of the run's requests
     cap: int | None = None  # of arrivals: in flight at most, below what the engine runs at once
+    most_per_s: float | None = None  # requests/s that are served at most, where many wait
 
     @property
     def settled(self) -> bool:
@@ -131,7 +132,8 @@ class SimulatedServer:
         if may_be_overloaded(found) and not self.serves(arrivals.rate, found, seed=seed):
             cap = self.cap if self._held() > self.rules.most_sequences else None
             raise overload(arrivals.rate, self.most_per_s(seed=seed), cap)
-        return found.served
+        found = found._replace(most_per_s=self._most.get(seed))
+        return found.served if found.settled else found  # else of what ended while it ran
 
     def arriving(
         self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0

@@ -62,6 +62,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are replayed from CUDA graphs of so many sequences, its multiples, and the powers of "
         "two below: other numbers are padded. 1: of any number.",
     ] = 1
+    padding_experts: Annotated[
+        Literal["routed", "routed_without_ep", "skipped"],
+        "Rows that pad decodes to a graph's size in layers of routed experts: they are routed as any token, are "
+        "so except under expert parallelism, or are left out.",
+    ] = "routed"
     eager: Annotated[
         bool,
         "Decodes are launched kernel by kernel (vLLM's `enforce_eager`): no padding, and `eager_layer_s` of the "

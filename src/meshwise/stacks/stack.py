@@ -179,6 +179,7 @@ class Stack:
     works_ahead = ByName(Scheduler.works_ahead)
     poll_iterations = ByName(Scheduler.poll_iterations)
     graph_multiple = ByName(Scheduler.graph_multiple)
+    padding_experts = ByName(Scheduler.padding_experts)
     kv_block_tokens = ByName(Scheduler.kv_block_tokens)
     reserved_output = ByName(Scheduler.reserved_output)
     dp_balance = ByName(Scheduler.dp_balance)

@@ -148,7 +148,10 @@ def version_remark(name: str, title: str) -> str | None:
     alike = [b for b in _bounds(_of(release)) if _is_date(b) == _is_date(release.version)]
     if not alike:
         return f"versions of {release.stack} are not told apart: any is priced as the one known"
-    newest = max(alike, key=lambda bound: numbers_of(bound, "newest"))
+    stated = _of(release).get(
+        "newest"
+    )  # of all its rules; a later version may be known to differ in one
+    newest = max(alike, key=lambda bound: (bound == stated, numbers_of(bound, "newest")))
     if numbers_of(release.version, "stack") <= _filled(newest):
         return None
     return f"{title}: a later version than {newest}, the newest whose rules are known here, and priced by them"

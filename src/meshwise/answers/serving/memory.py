@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict, cast
 
+from meshwise.answers.simulated import flight_words
 from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.tables import Table
+from meshwise.simulate.server import Simulated
 from meshwise.units import format_memory
 
 
@@ -69,3 +71,19 @@ def memory_tables(record: Mapping[str, object]) -> tuple[Table, Table]:
         ),
     )
     return memory, cache
+
+
+def room_words(record: Mapping[str, object], asked: int, run: Simulated) -> list[str]:
+    """What the KV cache holds, where that is less than what is asked for, or than what arrivals come to."""
+    if record["fits"]:
+        return []
+    most, running = (cast(int, record[key]) for key in ("max_concurrency", "running"))
+    if run.arrivals is not None:
+        return [
+            f"The KV cache is full: it holds {most:,} of the longest requests, and {flight_words(run)} in the "
+            "mean."
+        ]
+    return [
+        f"The KV cache does not hold {asked} requests: {most} fit, the others queue. The figures are those of "
+        f"{running} in flight."
+    ]

@@ -14,6 +14,7 @@ def load_remarks(model: Model, load: Serving, ep: int, run: Simulated, ideal: bo
     """What the run, a prefix cache and the experts' popularity make of the figures."""
     return [
         *unsettled_remarks(run, load.concurrency),
+        *edge_remarks(run),
         *burst_remarks(run, load, ideal),
         *prefix_remarks(model, load),
         *imbalance_remarks(model, load, ep),
@@ -34,6 +35,16 @@ def unsettled_remarks(run: Simulated | None, concurrency: int) -> list[str]:
         f"no steady state is reached: with {concurrency:,} in flight most of the {n:,} requests are of the "
         "first, which begin at once, or of the last, which none follow; the figures are of all of them "
         "(several times as many `requests` as are in flight have one)"
+    ]
+
+
+def edge_remarks(run: Simulated) -> list[str]:
+    """How near arrivals are to the most that is served, where many of them wait."""
+    if run.arrivals is None or run.most_per_s is None or run.arrivals.rate >= run.most_per_s:
+        return []
+    return [
+        f"{run.arrivals.rate:g} requests/s arrive of at most {run.most_per_s:.4g} that are served: many wait for a "
+        "place, and of more the queue grows without bound"
     ]
 
 

@@ -189,7 +189,7 @@ def _decodes(
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
         some = replace(engine, layouts=some_columns(layouts, index))
         local = -(-batch // some.layouts.pp)
-        seconds = iteration.decode_s(some, local, w.context, w.queries, -(-batch // local))
+        seconds = iteration.replayed_s(some, local, w.context, w.queries, -(-batch // local))
         seconds = seconds + draft_s(some, w, local)
         return np.broadcast_to(seconds / w.tokens_per_iteration, some.layouts.tp.shape)
 

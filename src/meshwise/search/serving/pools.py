@@ -187,7 +187,7 @@ def _averages(
     most *= apart.prefill_instances * apart.prefill.dp
     local = max(-(-w.concurrency // (apart.decode_instances * apart.decode.dp)), 1)
     group = -(-local // apart.decode.pp)
-    seconds = iteration.decode_s(
+    seconds = iteration.replayed_s(
         engine, np.int64(group), w.context, w.queries, np.int64(-(-local // group))
     )
     seconds = seconds + iteration.draft_s(engine, w, np.int64(group))

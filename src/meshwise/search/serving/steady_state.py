@@ -96,7 +96,7 @@ def steady(
     running = np.maximum(running, 1)
     batch = -(-running // layouts.pp)
     groups = -(-running // batch)
-    decode = iteration.decode_s(engine, batch, w.context, w.queries, groups)
+    decode = iteration.replayed_s(engine, batch, w.context, w.queries, groups)
     decode = decode + draft_s(engine, w, batch)
     prompt = _prompt(engine, w, batch)
     alone = iteration.prompt_alone(engine, prompt.chunk, prompt.cached).series_s(prompt.chunks)

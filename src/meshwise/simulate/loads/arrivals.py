@@ -50,7 +50,17 @@ def arrivals_of(words: str, rate: float) -> Arrivals:
         return Arrivals(rate)
     if kind == "gamma" and shape:
         low, high = BURSTINESS
-        return Arrivals(rate, fraction(shape, "arrivals", low=low, high=high))
+        try:
+            return Arrivals(rate, fraction(shape, "arrivals", low=low, high=high))
+        except InputError as error:
+            near = error.nearest
+            raise InputError(
+                f"arrivals={words}: the burstiness {quoted(shape)} is not from {low:g} to {high:g}",
+                field="arrivals",
+                value=words,
+                legal=f"gamma:B with {error.legal}",
+                nearest=None if near is None else f"gamma:{near:g}",
+            ) from None
     raise InputError(
         f"arrivals: {quoted(words)} is not known", field="arrivals", value=words, legal=legal
     )

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory.server import ServerMemory
 from meshwise.errors import DoesNotFit, MeshwiseError
@@ -21,10 +23,11 @@ from meshwise.search.serving.runs.lengths import (
     check_told,
     with_lengths,
 )
+from meshwise.search.serving.space import serving_space
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack, check_eager, replaced
 from meshwise.strict_tables import count
-from meshwise.units import format_memory
+from meshwise.units import format_gpus, format_memory
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_SEQ
 
@@ -184,7 +187,8 @@ def _no_cache(
         f"engine has of a GPU, {why}",
         field="tp",
         value=tp,
-        legal="; ".join(ways[1]) or "narrower weights or a GPU with more memory",
+        legal="; ".join(ways[1])
+        or f"narrower weights, GPUs with more memory, or more than {format_gpus(server.cluster.devices)}",
         nearest=ways[0],
     )
 
@@ -193,6 +197,14 @@ def _ways(server: PlacedServer, tokens: int) -> tuple[int | None, list[str]]:
     """(the smallest TP degree that holds a request of so many tokens, in words what does)."""
     said: list[str] = []
     tp = smallest_tp(server, tokens)
+    other = nearest_layout(server, tokens)
+    if other is not None and (
+        tp is None or other.devices < server.layout.devices * tp // server.layout.tp
+    ):
+        degrees = ((name, getattr(other, name)) for name in ("tp", "pp", "dp", "ep", "etp", "dcp"))
+        words = " ".join(f"{name.upper()} {n}" for name, n in degrees if n is not None and n > 1)
+        same = other.devices == server.layout.devices
+        said.append(f"{words} on {'the same ' * same}{format_gpus(other.devices)} holds it")
     if tp is not None:
         said.append(f"TP {tp} holds it")
     share = smallest_share(server, tokens)
@@ -202,6 +214,47 @@ def _ways(server: PlacedServer, tokens: int) -> tuple[int | None, list[str]]:
     if fewer is not None:
         said.append(f"`max_num_seqs={fewer}` holds it")
     return tp, said
+
+
+_CHANGED = ("pp", "dp", "tp", "dcp")  # degrees of a layout beside those of its experts
+
+
+def nearest_layout(server: PlacedServer, tokens: int) -> Layout | None:
+    """The layout that holds a request of so many tokens on the same GPUs, else on twice as many and so on up
+    to the cluster's, with as few other degrees as can be; of those the one that holds the most."""
+    asked, w = server.layout, server.load
+    asked_etp = np.asarray(arrays(asked, w.decode()).expert_tp())
+    gpus = asked.devices
+    while gpus <= server.cluster.devices:
+        layouts, _ = serving_space(
+            server.model, server.stack, gpus, {}, replicas=w.concurrency, joined=True
+        )
+        if layouts.tp.size:
+            held = ServerMemory.of(
+                *(server.model, server.cluster, server.stack, layouts, w.formats), w.chunk
+            ).concurrency(tokens)
+            held = np.broadcast_to(np.asarray(held), layouts.tp.shape)
+            same = 1.0 * (layouts.ep * layouts.expert_tp() != asked.ep * asked_etp)
+            for name in ("ep", *_CHANGED):
+                same = same + (getattr(layouts, name) != getattr(asked, name))
+            for i in np.lexsort((-held, same)).tolist():
+                if held[i] >= 1.0:
+                    found = layouts.at(i, SERVES)
+                    if _legal(server, found):
+                        return found
+        gpus *= 2
+    return None
+
+
+def _legal(server: PlacedServer, layout: Layout) -> bool:
+    try:
+        check(
+            *(layout, server.model, server.cluster, server.load.decode(), server.stack),
+            requests=server.load.concurrency,
+        )
+    except MeshwiseError:
+        return False
+    return True
 
 
 def most_running(server: PlacedServer, tokens: int) -> int | None:
@@ -224,12 +277,7 @@ def smallest_tp(server: PlacedServer, tokens: int) -> int | None:
         if tp <= server.layout.tp:
             continue
         wider = msgspec.structs.replace(server.layout, tp=tp)
-        try:
-            check(
-                *(wider, server.model, server.cluster, server.load.decode(), server.stack),
-                requests=server.load.concurrency,
-            )
-        except MeshwiseError:
+        if not _legal(server, wider):
             continue
         if float(server.memory(wider).concurrency(tokens)) >= 1.0:
             return tp
