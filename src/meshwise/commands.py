@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.comparison import beside, compare, open_load, open_values
+from meshwise.comparison import beside, check_nodes, compare, open_load, open_values
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.launch.account.launch_text import LaunchText, texts_by_name
 from meshwise.launch.account.questions import OpenValue, Unanswered
@@ -199,7 +199,7 @@ def read_command(
     )
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
-    _same_nodes(parsed, cluster)
+    check_nodes(parsed, cluster)
     parsed = at_load(parsed, {"global_batch": global_batch, "micro_batch": micro_batch, "seq": seq})
     parsed = with_warnings(parsed, spec, cluster)
     try:
@@ -340,27 +340,6 @@ def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
             value=spec.name,
             legal=f"{other.name}, as in the command",
             nearest=other.name,
-        )
-
-
-RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
-
-
-def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
-    """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
-    cross the network would be others."""
-    where = load_cluster(cluster)
-    nodes, gpus = parsed.nodes, parsed.job.gpus
-    if nodes is None or where.node_devices > RACK or gpus % nodes:
-        return
-    each = gpus // nodes
-    if each > where.node_devices or (nodes > 1 and each < where.node_devices):
-        raise InputError(
-            f"cluster={where.name}: the command puts {gpus} GPUs on {nodes} nodes of {each}: the cluster's "
-            f"have {where.node_devices}",
-            field="cluster",
-            value=where.name,
-            legal=f"a cluster with nodes of {each} GPUs, or the command with {where.node_devices} a node",
         )
 
 

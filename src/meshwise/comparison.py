@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
-from meshwise.clusters.load import Cluster
+from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError, list_in_words
 from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.models.shapes import Model
@@ -18,6 +18,7 @@ from meshwise.workloads.workload import Training
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
+    from meshwise.launch.parsed import Parsed
     from meshwise.layouts.pins import Pins
     from meshwise.search.compare import Compared, ComparedServing
     from meshwise.search.serving.runs.trial import SentLoad
@@ -298,3 +299,24 @@ def open_load(phase: str, said: Container[str], given: Mapping[str, object]) -> 
         for name, (example, settings) in needed
         if given.get(name) is None and not any(setting in said for setting in settings)
     ]
+
+
+_RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
+
+
+def check_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
+    """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
+    cross the network would be others."""
+    where = load_cluster(cluster)
+    nodes, gpus = parsed.nodes, parsed.job.gpus
+    if nodes is None or where.node_devices > _RACK or gpus % nodes:
+        return
+    each = gpus // nodes
+    if each > where.node_devices or (nodes > 1 and each < where.node_devices):
+        raise InputError(
+            f"cluster={where.name}: the command puts {gpus} GPUs on {nodes} nodes of {each}: the cluster's "
+            f"have {where.node_devices}",
+            field="cluster",
+            value=where.name,
+            legal=f"a cluster with nodes of {each} GPUs, or the command with {where.node_devices} a node",
+        )

@@ -15,11 +15,11 @@ FP8 = Operands("fp8_block", 1.0, 1.0, 2.0)
 def experts_s(engine: str, batch: int, tp: int, on: str = "hgx-h200") -> float:
     """Seconds of the experts' products of a layer's decode."""
     from meshwise.layouts.layout import Layout, arrays
-    from meshwise.simulate.iteration import Engine, expert_kinds_s
+    from meshwise.simulate.iteration import Engine, shared_kinds_s
 
     model, cluster = mw.model("qwen3-235b-a22b-fp8"), mw.cluster(on)
     engine_ = Engine(model, cluster, mw.stack(engine), arrays(Layout(tp=tp)), mw.Formats())
-    return float(expert_kinds_s(engine_.decode(np.int64(batch), 1000))[0])
+    return float(shared_kinds_s(engine_.decode(np.int64(batch), 1000))[0])
 
 
 def test_deep_gemm_reads_every_expert_of_the_rank_whatever_the_tokens_choose() -> None:

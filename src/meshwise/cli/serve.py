@@ -191,7 +191,6 @@ def command(
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
     if o.has("etp"):
         axes["etp"] = o.count("etp")
-    gpus = o.number("gpus")
     if o.has("sweep"):
         _ends(o)
         pools.refuse_curve(o)
@@ -202,14 +201,14 @@ def command(
     load = engine.within_length(o, read_load(with_arrivals(o, most)))
     degrees, limits = options.serving_degrees(axes), latency.by_statistic(o)
     if o.has("sweep"):
-        _curve(o, spec, where, load, stack, gpus, degrees)
+        _curve(o, spec, where, load, stack, degrees)
         return
     result = api.serve(
         spec,
         where,
         load,
         stack=stack,
-        gpus=gpus,
+        gpus=o.number("gpus"),
         request_rate=rate(o),
         arrivals=o.word("arrivals"),
         requests=o.number("requests"),
@@ -246,7 +245,6 @@ def _curve(
     cluster: Cluster,
     load: Serving,
     stack: Stack,
-    gpus: int | None,
     degrees: ServingDegrees,
 ) -> None:
     """Latency against load."""
@@ -268,7 +266,7 @@ def _curve(
     refuse_without_tokens(limited, load.osl)
     model, cluster, stack = named_objects(model, cluster, load.decode(), stack)
     one = asked(degrees, SERVES)
-    check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
+    check(one, model, cluster, load.decode(), stack, o.number("gpus"), load.concurrency)
     arrivals_of(o.word("arrivals"), 1.0)
     check_eager(stack)
     check_chunk(stack, load)
@@ -276,8 +274,8 @@ def _curve(
     check_positions(model, load, longest)
     require_room(PlacedServer(model, cluster, stack, one, load), longest)
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
-    words = o.word("arrivals")
-    found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
+    served = (model, cluster, stack, one, load)
+    found = load_curve(*served, ends, o.word("arrivals"), requests, seed)
     result = LoadCurveResult(found, limited, options.price(o))
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
     if result.saturated:

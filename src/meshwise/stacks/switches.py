@@ -155,10 +155,9 @@ class Communication(SwitchGroup, frozen=True, kw_only=True):
     )
     dispatcher: Annotated[
         Dispatcher,
-        "Of tokens to their experts: `alltoall` sends a token to each of its experts, `deepep` and "
-        "`hybridep` once per node that has one, and on over the links inside (in decode to each "
-        "expert), `allgather` to every rank, whose outputs are summed and scattered. Its option "
-        "overrides it.",
+        "Of tokens to their experts: `alltoall` sends each to its experts, `deepep` and `hybridep` once "
+        "per node that has one (in decode to each expert), `allgather` to all ranks, which sum and "
+        "scatter what comes of it. Its option overrides it.",
     ] = "alltoall"
     narrow_param_gather: Annotated[
         bool, "ZeRO-3 and FSDP gather linear layers' weights in the 8 bit of their products."
