@@ -48,6 +48,7 @@ def test_a_module_has_functions_of_the_protocol_only(name: str) -> None:
         "recomputation_settings",
         "batch_settings",
         "optimizer_fields",
+        "optimizer_settings",
     }  # Megatron-Bridge's too
     assert public - shared <= PROTOCOL == {
         "read", "write", "defaults", "split", "with_files", "shape", "model_named", "check_command", "is_local",
