@@ -348,6 +348,7 @@ def test_nodes_of_the_command_and_of_the_cluster() -> None:
     error = refusal("import", thin, "--on", "hgx-h100", *load)
     assert "8 GPUs on 2 nodes of 4" in error["message"]
     four = "torchrun --nnodes 4 --nproc-per-node 4 pretrain_gpt.py --bf16 --tensor-model-parallel-size 4"
+    four += " --micro-batch-size 1"
     batch = ("--model", "llama-3.1-8b", "--global-batch", "64", "--seq", "4096")
     assert refusal("import", four, "--on", "hgx-h100", *batch)["field"] == "--on"
     assert answer("import", four, "--on", "gb200-nvl72", *batch)["job"]["dp"] == 4
@@ -400,7 +401,7 @@ def test_experts_beside_tp_in_every_command() -> None:
     assert all(row["sequence_parallel"] for row in plan["layouts"])
     assert plan["counts"]["refused"]["unsplit_experts"] > 0
     text = "torchrun --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 8"
-    load = ("--model", "mixtral-8x7b", "--global-batch", "8", "--seq", "4096")
+    load = ("--model", "mixtral-8x7b", "--global-batch", "8", "--seq", "4096", "--micro-batch", "1")
     assert refusal("import", text, *on, *load)["field"] == "--sequence-parallel"
     curve = ("scale", "mixtral-8x7b", *on, "--batch", "8", "--seq", "4096")
     said, bare = run(*curve, "--sequence-parallel"), run(*curve)

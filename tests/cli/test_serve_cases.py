@@ -62,9 +62,6 @@ def test_d08_a_small_model_over_two_cards_without_peer_access():
     assert copies["requests_per_s"] > answer(*argv, *load, "2", "--tp", "2")["requests_per_s"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="1.4: hosts reach more in the mean than the slowest one seen"
-)
 def test_d08_copies_are_far_ahead_of_tp_over_such_cards():
     argv = ("serve", "starcoder2-3b", "--on", "aws-g5-12xlarge", "--stack", "trtllm")
     load = ("--isl", "1600", "--osl", "24", "--concurrency", "2")

@@ -27,7 +27,7 @@ LAYOUT = (
     "2048",
     "--sequence-parallel",
 )
-MEGATRON = "torchrun --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 2"
+MEGATRON = "torchrun --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 2 --micro-batch-size 1"
 TRAINED = ("--on", "hgx-h100", "--nodes", "1", "--global-batch", "32", "--seq", "2048")
 SCALE = ("scale", "llama-3.1-8b", "--on", "hgx-h100", "--nodes", "2", "--seq", "2048")
 DECODE = ("scale", "llama-3.1-8b", "--on", "hgx-h100", "--phase", "decode", "--context", "2048")

@@ -23,9 +23,9 @@ HGX = mw.cluster("hgx-h100", nodes=4)
 VLLM = load_stack("vllm")
 
 
-def priced(model: mw.Model, work: mw.Workload, **axes: int) -> Estimate:
+def priced(model: mw.Model, work: mw.Workload, stack: mw.Stack = VLLM, **axes: int) -> Estimate:
     return price_layouts(
-        model, HGX, work, VLLM, Layouts(**{k: np.int64(v) for k, v in axes.items()})
+        model, HGX, work, stack, Layouts(**{k: np.int64(v) for k, v in axes.items()})
     )
 
 
@@ -129,15 +129,20 @@ def test_experts_by_tp_over_replicas_gather_their_tokens() -> None:
 
 def test_shards_across_replicas_dispatch_the_tokens_of_all() -> None:
     """TP=1, DP=8, four groups of experts of two shards: both replicas' tokens, each to two experts."""
-    sent = priced(MIXTRAL, STEP, tp=1, dp=8, ep=4, etp=2)
+    exchange = mw.stack("vllm", dispatcher="alltoall")
+    sent = priced(MIXTRAL, STEP, exchange, tp=1, dp=8, ep=4, etp=2)
     assert float(ops(sent, "etp")["moe.replicas_in"].payload_bytes) == 2 * HIDDEN
     assert float(ops(sent, "etp")["moe.replicas_out"].payload_bytes) == 2 * HIDDEN
     for name in ("moe.dispatch", "moe.combine"):
         assert float(ops(sent, "ep")[name].payload_bytes) == 2 * 2 * HIDDEN
     # whole experts: each replica sends its own
-    whole = priced(MIXTRAL, STEP, tp=1, dp=8, ep=8, etp=1)
+    whole = priced(MIXTRAL, STEP, exchange, tp=1, dp=8, ep=8, etp=1)
     assert not ops(whole, "etp")
     assert float(ops(whole, "ep")["moe.dispatch"].payload_bytes) == 2 * HIDDEN
+    # by the engine itself every rank gets the tokens of all, once
+    gathered = priced(MIXTRAL, STEP, tp=1, dp=8, ep=8, etp=1)
+    for name in ("moe.dispatch", "moe.combine"):
+        assert float(ops(gathered, "ep")[name].payload_bytes) == 8 * HIDDEN
 
 
 def test_every_grid_does_the_same_work() -> None:

@@ -229,11 +229,14 @@ def test_an_engine_without_graphs_has_none_to_turn_off(stack: str) -> None:
 
 
 def test_the_fullest_rank_of_experts_needs_ranks_of_experts() -> None:
-    hot = mw.Serving(isl=512, osl=64, concurrency=2, expert_imbalance=1000.0)
+    hot = mw.Serving(isl=512, osl=64, concurrency=2, expert_imbalance=2.0)
     with pytest.raises(IllegalLayout, match="ep=1") as caught:
         mw.serve("qwen3-30b-a3b", NODE, hot, tp=2)
     assert caught.value.field == "expert_imbalance"
     mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2)
+    all_of_them = msgspec.structs.replace(hot, expert_imbalance=2.5)
+    with pytest.raises(IllegalLayout, match="2 ranks"):
+        mw.serve("qwen3-30b-a3b", NODE, all_of_them, tp=2, ep=2)
     with pytest.raises(InputError, match="ep=1") as caught:
         mw.plan("qwen3-30b-a3b", NODE, hot, gpus=2, ep=1)
     assert caught.value.field == "expert_imbalance"

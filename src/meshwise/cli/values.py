@@ -152,7 +152,7 @@ SHARDS_TYPE = WordType("STAGE,…", SHARD_STAGES, several=True)
 SCHEDULE_TYPE = WordType("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
 ATTENTION_TYPE = WordType("KIND", ("flash", "unfused"))
 OVERLAP_TYPE = WordType("HOW", ("none", "split", "decomposed"))
-DISPATCHER_TYPE = WordType("NAME", ("alltoall", "deepep", "hybridep"))
+DISPATCHER_TYPE = WordType("NAME", ("alltoall", "deepep", "hybridep", "allgather"))
 FREE_TYPE = WordType("WHAT,…", ("dtype", "comm-dtype"), several=True)
 MODULES_TYPE = WordType(
     "NAME,…",

@@ -110,7 +110,7 @@ def _fullest(ctx: Context, moe: Moe) -> tuple[Array, Array]:
     tokens, ep = routed_tokens(ctx) * ctx.layout.ep, ctx.layout.ep
     if ctx.expert_imbalance is None:
         return fullest_rank(moe.experts, moe.top_k, ep, tokens, ctx.expert_skew)
-    fullest = np.where(ep > 1, ctx.expert_imbalance, 1.0)
+    fullest = np.minimum(ctx.expert_imbalance, ep)
     return fullest, visited(moe.experts, moe.top_k, tokens * fullest, ctx.expert_skew)
 
 
