@@ -131,7 +131,7 @@ def keys(record: Any) -> Iterator[str]:
             yield from keys(item)
 
 
-MEGATRON = "torchrun --nproc-per-node 8 --nnodes 8 pretrain_gpt.py --tensor-model-parallel-size 8"
+MEGATRON = "torchrun --nproc-per-node 8 --nnodes 8 pretrain_gpt.py --tensor-model-parallel-size 8 --micro-batch-size 1"
 
 
 @functools.cache
