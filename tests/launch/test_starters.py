@@ -135,3 +135,32 @@ def test_a_long_list_of_commands() -> None:
     assert parse(f"{many} && vllm serve m -tp 4").job.tp == 4
     with pytest.raises(NoLaunch):
         parse(f"{many} && false && vllm serve m -tp 4")
+
+
+RAY_JOB = """apiVersion: ray.io/v1
+kind: RayJob
+spec:
+  entrypoint: vllm serve m --tensor-parallel-size {tp} --distributed-executor-backend ray
+  rayClusterSpec:
+    headGroupSpec:
+      template: {{spec: {{containers: [{{name: h, image: v, resources: {{limits: {{nvidia.com/gpu: {head}}}}}}}]}}}}
+    workerGroupSpecs:
+    - replicas: {many}
+      template: {{spec: {{containers: [{{name: w, image: v, resources: {{limits: {{nvidia.com/gpu: 4}}}}}}]}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tp", "head", "many", "nodes"), [(8, 4, 1, 2), (8, 0, 2, 2), (16, 4, 3, 4), (4, 0, 1, None)]
+)
+def test_a_ray_job_is_over_the_pods_of_its_cluster(
+    tp: int, head: int, many: int, nodes: int | None
+) -> None:
+    found = parse(RAY_JOB.format(tp=tp, head=head, many=many))
+    assert (found.job.tp, found.nodes) == (tp, nodes)
+
+
+@pytest.mark.parametrize("flag", ["--moe-a2a-backend deepep", "--enable-deepep-moe"])
+def test_deepep_spreads_sglang_s_experts_over_all_ranks(flag: str) -> None:
+    found = parse(f"sglang serve --model-path m --tp 16 --dp 8 --enable-dp-attention {flag}").job
+    assert (found.tp, found.dp, found.ep, found.etp, found.dispatcher) == (2, 8, 16, 1, "deepep")

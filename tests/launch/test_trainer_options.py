@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshwise.errors import MeshwiseError
+from meshwise.errors import InputError, MeshwiseError
 from meshwise.launch import parse
 from meshwise.launch.account.questions import Unanswered
 
@@ -117,3 +117,14 @@ def test_a_json_that_the_options_contradict() -> None:
 def test_the_scripts_own_words_are_no_launchers() -> None:
     text = f"accelerate launch --multi_gpu --num_processes 8 train.py {OWN} --batch-size 4"
     assert "--batch-size 4" in parse(text).ignored
+
+
+def test_launches_that_differ_in_the_script_s_own_sizes_are_listed() -> None:
+    """What the script's own options mean is not known; that they speak of a batch or a length is."""
+    one = "accelerate launch --num_processes 8 --mixed_precision bf16 --use_fsdp own.py --model m --seq-len {}\n"
+    given = {"gpus": 8, "model": "llama-2-7b"}
+    with pytest.raises(InputError) as error:
+        parse(one.format(4096) + one.format(8192), **given)
+    assert error.value.field == "which"
+    same = parse(one.format(4096) + one.format(4096), **given)
+    assert any("--seq-len 4096" in note for note in same.notes)

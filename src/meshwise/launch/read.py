@@ -332,7 +332,13 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         raise
     placed = zip(launch.before, launch.lines or [0] * many, strict=False)
     own = tuple(Origin(w, line, launch.file) for w, line in placed if w != IMAGE)
-    return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
+    aside = candidates.sizes_aside(read) if options is not None else []
+    notes = [f"the script's own options are not known here: {', '.join(aside)}"] if aside else []
+    return read._replace(
+        launcher=own,
+        nodes=read.nodes if nodes is None else nodes,
+        notes=(*read.notes, *notes),
+    )
 
 
 def _named(settings: Settings, words: ReadWords, chosen: Target) -> str | None:

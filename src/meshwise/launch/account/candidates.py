@@ -3,6 +3,7 @@ which the caller chooses one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ class LaunchCandidate(NamedTuple):
         if (self.target, self.role) != (other.target, other.role):
             return False
         if self.read is not None and other.read is not None:
-            return bool(self.read.job == other.read.job)
+            alike = sizes_aside(self.read) == sizes_aside(other.read)
+            return bool(self.read.job == other.read.job) and alike
         return (
             self.error is not None
             and other.error is not None
@@ -174,3 +176,11 @@ def _listed(found: Sequence[LaunchCandidate]) -> str:
     if len(found) > _SHOWN:
         listed.append(f"{len(found) - _SHOWN} more")
     return "; ".join(listed)
+
+
+_SIZE = re.compile(r"batch|seq|accum|length|micro", re.IGNORECASE)
+
+
+def sizes_aside(read: Any) -> list[str]:
+    """Of a Parsed the options of a script's own that are left aside and whose names speak of a batch or of a length."""
+    return [word for word in read.ignored if _SIZE.search(word.partition(" ")[0])]

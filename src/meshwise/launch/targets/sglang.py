@@ -42,7 +42,8 @@ def _settings(job: Job) -> Settings:
         s["max_seqs"] *= job.dp
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
-    s |= exchange_settings(job, _BACKENDS)
+    if job.ep == job.tp * (job.dp if joined else 1):  # what every backend but none makes of it
+        s |= exchange_settings(job, _BACKENDS)
     s |= rule_settings(job, {("eager", True): "eager", ("chunked_prefill", True): "mixed"})
     if job.chunked_prefill is False and job.chunk is None:
         s["chunk"] = -1
@@ -62,7 +63,12 @@ _BACKENDS = {
 
 def read(s: Settings, world: int | None) -> Read:
     del world  # its own degrees say
+    if s.get("deepep") and s.get("exchange") is None:
+        s = s | {"exchange": "deepep"}
     whole, dp, ep = s.get("tp", 1), s.get("dp", 1), s.get("ep", 1)
+    spread = s.get("exchange") in _BACKENDS and s["exchange"] != "none"
+    if spread:  # ServerArgs._handle_a2a_moe
+        ep = whole
     joined = bool(s.get("dp_attention")) and dp > 1
     if joined and whole % dp:
         legal = [d for d in range(1, whole + 1) if whole % d == 0]
@@ -90,6 +96,10 @@ def read(s: Settings, world: int | None) -> Read:
         found["concurrency"] = s["max_seqs"] * (1 if joined else dp)
     exchanged, notes = exchange_fields(s, _BACKENDS)
     found |= exchanged
+    if spread and s.get("ep", whole) != whole:
+        notes.append(
+            f"--ep-size {s['ep']}: {s['exchange']} spreads experts over all {whole} TP ranks"
+        )
     if s.get("speculation"):
         more, said = _drafts(s)
         found |= more

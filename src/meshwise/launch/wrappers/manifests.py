@@ -24,6 +24,7 @@ from meshwise.launch.shell.values.memory import (
 from meshwise.launch.table import every_target
 from meshwise.launch.wrappers import compose, kserve, llm_d
 from meshwise.launch.wrappers.config_maps import ConfigMaps, value_at
+from meshwise.launch.wrappers.ray_cluster import ray_pods
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
@@ -270,7 +271,8 @@ def _pods(
         size *= _whole(node.get("size")) or 1
     if any(key in node for key in ("command", "args", "entrypoint")):
         many *= _whole(value_at(node, "deploy", "replicas")) or 1
-        return [Pod(node, many, size, _gpus(node), str(node.get("name", name)), volumes)]
+        gpus, size = ray_pods(node, _gpus) or (_gpus(node), size)
+        return [Pod(node, many, size, gpus, str(node.get("name", name)), volumes)]
     inner = ((str(key), value) for key, value in node.items())
     return [p for key, value in inner for p in _pods(value, many, size, key, volumes)]
 

@@ -83,7 +83,8 @@ def _on_nodes(first: Parsed, launch: Launch, script: Script, over: int) -> Parse
         return first
     asked = slurm.command_request(launch.before).over(script.batch)
     pod = manifests.server_pods(launch.variables)
-    each = pod.gpus if over > (pod.gpus or 0) else asked.gpus_of_node
+    several = pod.size > 1 or over > (pod.gpus or 0)
+    each = pod.gpus if pod.gpus and several else asked.gpus_of_node
     if not each or first.job.gpus <= each or first.job.gpus % each:
         return first
     return first._replace(nodes=first.job.gpus // each)
