@@ -53,7 +53,9 @@ class Gathered(NamedTuple):
 
 def gather() -> Gathered:
     """Every command line once, in the order in which they run."""
-    sys.path[:0] = [str(ROOT / p) for p in ("src", "docs", "tests", "tests/matrix", "tests/cli")]
+    sys.path[:0] = [
+        str(ROOT / p) for p in (".", "src", "docs", "tests", "tests/matrix", "tests/cli")
+    ]
     lines = importlib.import_module("lines")
     documented, left_out = _documented()
     bad = importlib.import_module("test_bad_input")
